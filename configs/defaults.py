@@ -1,0 +1,103 @@
+"""Every field a run can have, with the value it has unless a config says otherwise.
+
+A config file starts from `get_defaults()` and changes what it is about. Any field can be changed on the command line:
+`--config.learn.learning_rate=1e-5`. Units and meanings stand beside each field, once, here.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def get_defaults() -> ConfigDict:
+    """The fields of a run. Lengths are in tokens, times in steps, rates are per optimizer step."""
+    config = ConfigDict()
+    config.name = "run"
+    config.workdir = ""  # where the run writes; "" = runs/<name>
+    config.seed = 0
+
+    config.model = ConfigDict()
+    # "mini" (shipped with the project), "gguf:PACKAGE_OR_FILE", "random" (from `architecture`), or a Hugging Face folder.
+    config.model.source = "mini"
+    config.model.compute_dtype = "float32"  # of activations and of the weights while playing; learning keeps float32 masters
+    config.model.remat = "full"  # none | dots | full: what the backward pass computes again instead of keeping
+    config.model.architecture = ConfigDict()  # for source "random"
+    config.model.architecture.vocab_size = 2048
+    config.model.architecture.hidden_size = 256
+    config.model.architecture.intermediate_size = 704
+    config.model.architecture.num_layers = 4
+    config.model.architecture.num_heads = 8
+    config.model.architecture.num_kv_heads = 4
+    config.model.architecture.head_dim = 32
+    config.model.architecture.rope_theta = 10_000.0
+    config.model.architecture.tokenizer_games = 400  # demonstrations whose text the tokenizer is made from
+
+    config.mesh = ConfigDict()  # devices along each axis; -1 takes the rest
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+    config.mesh.tensor = 1
+
+    config.environment = ConfigDict()
+    config.environment.name = "alfworld"
+    config.environment.train_split = "auto"  # auto: `train` where ALFWORLD_DATA is set, else `generated:train`
+    config.environment.eval_split = "auto"  # auto: `valid_seen` where ALFWORLD_DATA is set, else `generated:eval`
+    config.environment.prompt = "brief"  # full: instruction and worked example; brief: the task alone
+    config.environment.max_turns = 20
+
+    config.rollout = ConfigDict()
+    config.rollout.episodes = 96  # a round
+    config.rollout.temperature = 1.0
+    config.rollout.top_k = 0  # 0: no limit
+    config.rollout.top_p = 1.0
+    config.rollout.max_strategy_tokens = 32
+    config.rollout.max_context = 1024  # a whole episode; one that would grow longer ends there
+    config.rollout.slots = 32  # episodes played at once
+    config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
+
+    config.actor = "literal"
+    config.judge = "progress"
+
+    config.credit = ConfigDict()
+    config.credit.estimator = "reinforce"  # epo (as published) | reinforce
+    config.credit.discount = 0.99
+    config.credit.process_weight = 0.5  # reinforce: weight of the process reward beside the outcome
+    config.credit.normalise = True  # reinforce: divide by the batch's standard deviation
+    config.credit.permute = False  # the control: advantages change places across episodes
+
+    config.learn = ConfigDict()
+    config.learn.learning_rate = 1e-6
+    config.learn.schedule = "cosine"  # cosine | constant
+    config.learn.warmup_ratio = 0.03
+    config.learn.epochs = 1  # passes over a round's trajectories
+    config.learn.rows = 4  # trajectories in one forward pass, over all devices
+    config.learn.accumulation = 4  # forward passes in one optimizer step
+    config.learn.max_length = 1024  # longer trajectories drop whole turns
+    config.learn.length_buckets = (256, 384, 512, 640, 768, 1024)
+    config.learn.clip_norm = 1.0
+    config.learn.weight_decay = 0.0
+    config.learn.beta1 = 0.9
+    config.learn.beta2 = 0.999
+    config.learn.entropy_weight = 0.0
+    config.learn.kl_weight = 0.0  # of the k3 estimate of KL(behaviour ‖ learner)
+
+    config.warm_start = ConfigDict()  # cloning the explorer's demonstrations before the first round
+    config.warm_start.episodes = 0  # 0: off
+    config.warm_start.learning_rate = 1e-3
+    config.warm_start.rows = 4
+    config.warm_start.accumulation = 4
+    config.warm_start.schedule = "cosine"
+    config.warm_start.warmup_ratio = 0.05
+    config.warm_start.beta2 = 0.95
+
+    config.rounds = 3
+    config.evaluate = ConfigDict()
+    config.evaluate.every = 1  # rounds; the first evaluation comes before the first round
+    config.evaluate.tasks = 100
+    config.evaluate.temperature = 1.0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.keep = 2
+    config.checkpoint.every_steps = 0  # also in the middle of learning, every so many optimizer steps; 0: never
+
+    config.tensorboard = True
+    return config

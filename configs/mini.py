@@ -1,0 +1,25 @@
+"""Makes the mini strategist's weights from nothing: behaviour cloning of the explorer's demonstrations.
+
+    python -m epo_jax.train --config=configs/mini.py
+    cp runs/mini/strategist/* epo_jax/model/mini/        # the weights that `configs/alfshop.py` starts from
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.defaults import get_defaults
+
+
+def get_config() -> ConfigDict:
+    config = get_defaults()
+    config.name = "mini"
+    config.model.source = "random"
+    config.environment.train_split = "generated:train"
+    config.environment.eval_split = "generated:eval"
+    config.warm_start.episodes = 20_000
+    config.warm_start.learning_rate = 2e-3
+    config.checkpoint.every_steps = 100
+    config.rounds = 0
+    config.evaluate.tasks = 128
+    return config

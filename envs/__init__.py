@@ -1,0 +1,82 @@
+"""Environments: rules, texts and loaders of the games that agents play. Pure Python: no JAX, no model.
+
+`make(name)` gives one by name. To add one, write a class with the methods of `Environment` and name it in the registry here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from epo_jax.errors import UserError
+
+# name -> "module:class", imported when asked for
+REGISTRY = {
+    "alfworld": "envs.alfworld.environment:AlfworldEnvironment",
+}
+
+
+class Task(Protocol):
+    """One game of an environment. id: the same on every machine, and enough to find the game again."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Environment(Protocol):
+    """One episode at a time; deterministic given the task. Make one instance for each episode played at once."""
+
+    def tasks(self, split: str) -> list[Task]:
+        """The games of a split, always in the same order; UserError names the known splits."""
+
+    def find_task(self, identifier: str, split: str | None = None) -> Task:
+        """The game with an id (within a split, the rest of the id is enough); UserError when there is none."""
+
+    def task_of_file(self, path: str) -> Task:
+        """The game in a file."""
+
+    def reset(self, task: Task | str) -> str:
+        """Starts a game, given as a task or its id; returns the first observation."""
+
+    def step(self, action: str) -> tuple[str, float, bool, dict[str, Any]]:
+        """observation, reward, done, {"success": bool, "admissible": list of str}."""
+
+    @property
+    def admissible(self) -> list[str]:
+        """Actions that do something now, sorted; empty when the game is over (or where anything can be said)."""
+
+    def progress(self) -> float:
+        """How far the episode has come, in [0, 1]."""
+
+    def expert_action(self) -> str:
+        """What an expert who sees everything would do now."""
+
+    def demonstration(
+        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]
+    ) -> list[tuple[str, str, str]]:
+        """The present game, from its start, as an expert who sees only what is shown advises `actor(strategy, admissible)`.
+
+        Returns (strategy, action, observation) of each turn; how the expert words its strategies depends on the seed.
+        """
+
+    @property
+    def task_id(self) -> str:
+        """The id of the present game."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the present game is won."""
+
+
+def names() -> list[str]:
+    """The names that `make` knows."""
+    return sorted(REGISTRY)
+
+
+def make(name: str, **options: Any) -> Environment:
+    """The environment of that name. options: its constructor's; see its class."""
+    if name not in REGISTRY:
+        raise UserError(f"there is no environment {name!r}: use one of {', '.join(names())}")
+    module, _, kind = REGISTRY[name].partition(":")
+    return getattr(importlib.import_module(module), kind)(**options)

@@ -1,0 +1,376 @@
+"""Checkpoints: everything a run needs to go on, on disk in steps that are either whole or not there.
+
+    folder/step_0000000120/state/            the arrays (orbax), each restored straight into its sharding
+    folder/step_0000000120/checkpoint.json   the record (round, phase, configuration, ...) and size and checksum of every file
+
+A step is written under another name and renamed when all of it is on disk, so a process that is killed at any moment leaves the steps before
+as they were. At restoring, the newest step is checked against its checksums; a damaged one is named and the one before is used. Random keys
+are stored as their raw data. Saving is synchronous. The folder must be on a file system with atomic renames that all hosts share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from epo_jax import stored_state
+from epo_jax.errors import UserError
+
+Record = dict[str, Any]
+FORMAT = 1
+CHECKSUM_LIMIT = 4 << 30  # bytes in all; above it large files are compared by size only, since reading them twice would take minutes
+LARGE_FILE = 64 << 20  # bytes
+_STEP = re.compile(r"step_(\d{10,})")
+_SET_ASIDE = ".replaced-"
+_UNFINISHED = (".partial-", ".deleted-")
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder, of which the last `keep` are kept.
+
+    `say` is told, in one sentence each, of damaged checkpoints that are passed over.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3, say: Callable[[str], None] | None = None):
+        if "://" in str(folder):
+            raise UserError(f"checkpoints cannot be written to {folder}: give a folder on a mounted file system (mount the bucket).")
+        self.folder = pathlib.Path(folder).absolute()
+        self.keep = max(1, keep)
+        self._say = say or (lambda sentence: print(sentence, file=sys.stderr))
+
+    # --- saving -------------------------------------------------------------------------------------------------------------------------------
+
+    def save(self, step: int, state: Any, record: Record) -> pathlib.Path:
+        """Write a checkpoint and return its folder; all hosts call it.
+
+        `state` is a pytree of arrays (random keys and plain numbers included); `record` is JSON-able. A step that is there already is replaced.
+        Raises `UserError` if it cannot be written (a full disk, for example); the checkpoints before stay.
+        """
+        try:
+            text = json.dumps(record)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the checkpoint's record is not JSON-able: {error}") from error
+        target = self.folder / f"step_{step:010d}"
+        partial = self.folder / f".partial-{target.name}"
+        try:
+            if _is_first_host():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._tidy()
+                partial.mkdir()
+            _meet("checkpoint-begin")
+            with _orbax_quiet():
+                ocp.save(partial / "state", stored_state.to_stored(state))
+            if _is_first_host():
+                _write_and_sync(partial / "checkpoint.json", _contents(partial, json.loads(text), step))
+                self._put_in_place(partial, target)
+                self._delete_oldest()
+            _meet("checkpoint-end")
+        except BaseException as error:
+            if _is_first_host():
+                shutil.rmtree(partial, ignore_errors=True)
+                self._undo_replacement(target)
+            sentence = _why_not_written(error)
+            if sentence is None:
+                raise
+            raise UserError(f"cannot save a checkpoint in {self.folder}: {sentence}; the last good one is {self._name_of_latest()}.") from error
+        return target
+
+    def _put_in_place(self, partial: pathlib.Path, target: pathlib.Path) -> None:
+        aside = self.folder / (_SET_ASIDE + target.name)
+        if target.exists():
+            os.rename(target, aside)
+        os.rename(partial, target)
+        _sync_folder(self.folder)
+        _remove(aside)
+
+    def _undo_replacement(self, target: pathlib.Path) -> None:
+        aside = self.folder / (_SET_ASIDE + target.name)
+        if aside.exists() and not target.exists():
+            os.rename(aside, target)
+
+    def _delete_oldest(self) -> None:
+        for step in sorted(step for step, path in self._steps().items() if _size_damage(path) is None)[: -self.keep]:
+            _remove(self._steps()[step])
+
+    def _tidy(self) -> None:
+        """Clear up what a killed process left: a step that was set aside comes back, unfinished ones go."""
+        for path in list(self.folder.iterdir()):
+            if path.name.startswith(_SET_ASIDE):
+                if (self.folder / path.name.removeprefix(_SET_ASIDE)).exists():
+                    _remove(path)
+                else:
+                    os.rename(path, self.folder / path.name.removeprefix(_SET_ASIDE))
+            elif path.name.startswith(_UNFINISHED):
+                shutil.rmtree(path, ignore_errors=True)
+
+    # --- finding ------------------------------------------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """The steps on disk, oldest first; damaged ones included."""
+        return sorted(self._steps())
+
+    def latest(self) -> int | None:
+        """The newest step that is whole, or None; damaged newer ones are named to `say`."""
+        found = next(self._whole(), None)
+        return None if found is None else found[0]
+
+    def read_record(self, step: int | None = None) -> Record:
+        """The record of a step (the newest whole one if None). Raises `UserError` where there is none."""
+        return self._find(step)[2]
+
+    def _steps(self) -> dict[int, pathlib.Path]:
+        if not self.folder.is_dir():
+            return {}
+        found: dict[int, pathlib.Path] = {}
+        for path in self.folder.iterdir():
+            name = path.name.removeprefix(_SET_ASIDE)  # killed between the two renames of a replacement: it is whole
+            match = _STEP.fullmatch(name)
+            if match and path.is_dir() and (path.name == name or not (self.folder / name).exists()):
+                found[int(match.group(1))] = path
+        return found
+
+    def _whole(self) -> Iterator[tuple[int, pathlib.Path, Record]]:
+        """Whole checkpoints, newest first."""
+        for step, path in sorted(self._steps().items(), reverse=True):
+            damage = _damage(path)
+            if damage is None:
+                yield step, path, _read_contents(path)["record"]
+            else:
+                self._say(f"The checkpoint {path} is damaged ({damage}): the one before it is used.")
+
+    def _find(self, step: int | None) -> tuple[int, pathlib.Path, Record]:
+        if step is None:
+            found = next(self._whole(), None)
+            if found is None:
+                raise UserError(self._none_usable())
+            return found
+        path = self._steps().get(step)
+        if path is None:
+            raise UserError(f"no checkpoint of step {step} in {self.folder}: it holds {', '.join(map(str, self.steps())) or 'none'}.")
+        damage = _damage(path)
+        if damage is not None:
+            raise UserError(f"the checkpoint {path} is damaged ({damage}): choose another step, or leave the step out for the newest whole one.")
+        return step, path, _read_contents(path)["record"]
+
+    def _none_usable(self) -> str:
+        return f"no usable checkpoint in {self.folder}: give a run's folder of checkpoints, or start the run anew in an empty one."
+
+    def _name_of_latest(self) -> str:
+        steps = [step for step, path in self._steps().items() if _size_damage(path) is None]
+        return f"step {max(steps)}" if steps else "none: nothing has been saved yet"
+
+    # --- restoring ----------------------------------------------------------------------------------------------------------------------------
+
+    def restore(self, abstract_state: Any, *, step: int | None = None, model: Mapping[str, Any] | None = None) -> tuple[Any, Record]:
+        """(state, record) of the newest whole checkpoint, or of `step`.
+
+        `abstract_state` is a pytree like the saved one, of `jax.ShapeDtypeStruct`s with the wanted shardings (or of arrays, whose shardings are
+        taken); the mesh may differ from the one that saved. `model`, if given, must equal `record["model"]`.
+        Raises `UserError` that names what differs if the checkpoint is of another model or another kind of state.
+        """
+        wanted = stored_state.to_stored_abstract(abstract_state)
+        for _, path, record in [self._find(step)] if step is not None else self._whole():
+            differences = config_differences(record.get("model"), json.loads(json.dumps(model))) if model is not None else []
+            if differences:
+                raise UserError(f"the checkpoint {path} is of another model: {'; '.join(differences[:4])}; use its configuration or another folder.")
+            try:
+                differences = stored_state.shape_differences(stored_state.shapes(_stored_tree(path)), wanted)
+                with _orbax_quiet():
+                    stored = ocp.load(path / "state", wanted) if not differences else {}
+            except Exception as error:  # damage that the checksums could not show (beyond CHECKSUM_LIMIT)
+                sentence = str(error).strip().partition("\n")[0][:200]
+                self._say(f"The checkpoint {path} cannot be read ({sentence}){': the one before it is tried' if step is None else ''}.")
+                continue
+            if differences:
+                raise UserError(f"the checkpoint {path} holds another state: {'; '.join(differences[:4])}; use its configuration or another folder.")
+            return stored_state.from_stored(stored, abstract_state), record
+        raise UserError(self._none_usable())
+
+
+def restore_params(
+    folder: str | os.PathLike[str], step: int | None = None, *, shardings: Any = None, name: str = "params"
+) -> tuple[dict[str, Any], dict[str, Any], Record]:
+    """(model configuration, parameters, record) of a run's checkpoint, without its optimizer: for export and evaluation.
+
+    The model configuration is `record["model"]`; `name` is where the parameters stand in the saved state (dots between levels). `shardings` is a
+    pytree of shardings like the parameters, or a function from the model configuration to one (`lambda c: mesh.param_shardings(...)`), or
+    None for one device.
+    """
+    _, path, record = Checkpoints(folder)._find(step)
+    stored: Any = _stored_tree(path)
+    for part in name.split("."):
+        if not isinstance(stored, dict) or part not in stored:
+            raise UserError(f"the checkpoint {path} holds no {name!r}: give a checkpoint of a training run.")
+        stored = stored[part]
+    model = record.get("model", {})
+    if callable(shardings):
+        shardings = shardings(model)
+    if shardings is None:
+        one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: one_device, stored)
+    if jax.tree.structure(shardings) != jax.tree.structure(stored):
+        raise UserError(f"the parameters in {path} are not those of this model: give the configuration that made the checkpoint.")
+    wanted: Any = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings)
+    for part in reversed(name.split(".")):
+        wanted = {part: wanted}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        params = ocp.load(path / "state", wanted)
+    for part in name.split("."):
+        params = params[part]
+    return model, params, record
+
+
+def config_differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
+    """What differs between two JSON-able configurations, one phrase each, such as "num_layers is 6 there and 4 here"."""
+    if isinstance(saved, Mapping) and isinstance(wanted, Mapping):
+        found = []
+        for key in sorted({*saved, *wanted}, key=str):
+            below = f"{name}.{key}" if name else str(key)
+            if key not in saved:
+                found.append(f"{below} is absent there and {wanted[key]!r} here")
+            elif key not in wanted:
+                found.append(f"{below} is {saved[key]!r} there and absent here")
+            else:
+                found += config_differences(saved[key], wanted[key], below)
+        return found
+    return [] if saved == wanted else [f"{name or 'the value'} is {saved!r} there and {wanted!r} here"]
+
+
+def _stored_tree(path: pathlib.Path) -> dict[str, Any]:
+    """Shapes and dtypes as they are on disk."""
+    return ocp.metadata(path / "state").metadata
+
+
+# --- files ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _contents(folder: pathlib.Path, record: Record, step: int) -> bytes:
+    files = sorted(path for path in (folder / "state").rglob("*") if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    all_of_them = sum(sizes.values()) <= CHECKSUM_LIMIT
+    listed = {name: [size, _checksum(folder / name) if all_of_them or size < LARGE_FILE else None] for name, size in sizes.items()}
+    return json.dumps({"format": FORMAT, "step": step, "record": record, "files": listed}, indent=1).encode()
+
+
+def _read_contents(path: pathlib.Path) -> dict[str, Any]:
+    contents = json.loads((path / "checkpoint.json").read_bytes())
+    if not isinstance(contents, dict) or not isinstance(contents.get("files"), dict) or not isinstance(contents.get("record"), dict):
+        raise ValueError("checkpoint.json is not one of ours")
+    return contents
+
+
+def _size_damage(path: pathlib.Path) -> str | None:
+    try:
+        files = _read_contents(path)["files"]
+    except (OSError, ValueError):
+        return "its checkpoint.json is missing or cannot be read"
+    for name, (size, _) in files.items():
+        try:
+            actual = (path / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if actual != size:
+            return f"{name} has {actual} of {size} bytes"
+    return None
+
+
+def _damage(path: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    damage = _size_damage(path)
+    if damage is None:
+        for name, (_, checksum) in _read_contents(path)["files"].items():
+            if checksum is not None and _checksum(path / name) != checksum:
+                return f"{name} was altered"
+    return damage
+
+
+def _checksum(path: pathlib.Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _write_and_sync(path: pathlib.Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Delete a step; renamed first, so that a kill in the middle leaves nothing that looks like a checkpoint."""
+    if not path.exists():
+        return
+    doomed = path.with_name(".deleted-" + path.name)
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _why_not_written(error: BaseException) -> str | None:
+    """The reason in words if the file system refused (orbax wraps it in other exceptions), else None."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return "the disk is full, make room"
+        if re.search(r"no space left|disk quota exceeded|file too large", str(current), re.IGNORECASE):
+            return "the disk is full, make room"
+        if isinstance(current, OSError):
+            return f"{current.strerror or current}, choose another folder or mend its permissions"
+        waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
+    return None
+
+
+@contextlib.contextmanager
+def _orbax_quiet() -> Iterator[None]:
+    """Keep orbax from logging stack traces of a failure that it raises as well (hundreds of lines for one full disk)."""
+
+    def reject(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(reject)
+    try:
+        yield
+    finally:
+        logger.removeFilter(reject)
+
+
+def _is_first_host() -> bool:
+    return jax.process_index() == 0
+
+
+def _meet(where: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)

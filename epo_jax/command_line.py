@@ -1,0 +1,53 @@
+"""How every command of the project starts and fails: flags, one sentence for a mistake, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from epo_jax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the command line, calls `main()`, and turns a `UserError` into one sentence and exit code 2."""
+
+    def entry(arguments: list[str]) -> None:
+        if len(arguments) > 1:
+            _fail(f"unexpected argument {arguments[1]!r}: every option is written --name=value.")
+        logging.set_verbosity(logging.WARNING)  # libraries tell of every file they write
+        try:
+            main()
+        except UserError as error:
+            _fail(str(error))
+
+    app.run(entry, flags_parser=_parse)
+
+
+def config_value(holder: flags.FlagHolder):
+    """The value of a `--config` flag; a missing or broken config file raises `UserError`."""
+    config = holder.value
+    if config is None:
+        raise UserError("no configuration: say which one, as in --config=configs/alfshop.py.")
+    try:
+        config.keys()
+    except (OSError, ImportError) as error:
+        raise UserError(f"cannot read the configuration: {error}") from error
+    return config
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except AttributeError as error:  # ml_collections: an override names no field of the config
+        words = " ".join(str(error).replace("'\\'", "'").replace("\\'", "'").replace("\\n", " ").split())
+        _fail(f"no such field in the configuration: {words.strip(chr(39) + chr(34))}")
+    except (flags.Error, ValueError, TypeError) as error:
+        _fail(" ".join(str(error).split()))
+    raise AssertionError("unreachable")
+
+
+def _fail(sentence: str) -> None:
+    print(f"epo_jax: {sentence}", file=sys.stderr)
+    sys.exit(2)

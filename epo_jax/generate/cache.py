@@ -1,0 +1,150 @@
+"""The key/value cache: one slot a session, one pair of arrays a layer, and which slot is whose.
+
+A cache entry's index in its slot is its token's position in the sequence, so a session's cache is valid up to some
+length and garbage after it, and nothing ever moves. The arrays are donated to every program that changes them.
+Their capacity C follows the longest session: attention in place over arrays that fit costs less than over a prefix
+sliced from larger ones, and growing them is rare.
+
+Shapes: slots × K key/value heads × C (capacity in tokens) × H head dim; R rows of one program's batch, A attended prefix.
+Heads come before tokens because attention reads the cache head by head: so no step has to transpose it.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from epo_jax.errors import UserError
+
+Caches = list[tuple[jax.Array, jax.Array]]  # a layer each: keys and values [slots,K,C,H]
+
+BATCH_AXES = ("data", "fsdp")  # the mesh axes over which slots are divided, as a training batch's rows are
+
+
+def doubling(smallest: int, largest: int) -> tuple[int, ...]:
+    """Bucket sizes: smallest, 2·smallest, 4·smallest, ... below largest, and largest itself."""
+    sizes = []
+    while smallest < largest:
+        sizes.append(smallest)
+        smallest *= 2
+    return (*sizes, largest)
+
+
+def bucket(number: int, sizes: Sequence[int]) -> int:
+    """The smallest of the ascending sizes that holds `number`; ValueError where none does."""
+    for size in sizes:
+        if number <= size:
+            return size
+    raise ValueError(f"{number} is above the largest bucket {sizes[-1]}")
+
+
+class Slots:
+    """Which slots are free. The lowest free one is given first, so that equal runs use equal slots."""
+
+    def __init__(self, number: int) -> None:
+        self._free = list(range(number))
+
+    def take(self) -> int | None:
+        """A free slot, or None while every slot has a session."""
+        return heapq.heappop(self._free) if self._free else None
+
+    def give_back(self, slot: int) -> None:
+        heapq.heappush(self._free, slot)
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+
+def cache_sharding(mesh: Mesh | None, *, slots: int, kv_heads: int) -> NamedSharding | None:
+    """[slots,K,C,H] over a mesh: slots over data and fsdp, heads over tensor (whole where the heads do not divide)."""
+    if mesh is None:
+        return None
+    parts = row_parts(mesh)
+    if slots % parts:
+        raise UserError(f"{slots} cache slots do not divide over data × fsdp = {parts} devices: make slots a multiple of {parts}")
+    ways = mesh.shape.get("tensor", 1)
+    heads = ("tensor",) if ways > 1 and kv_heads % ways == 0 else ()
+    return NamedSharding(mesh, PartitionSpec(*_spell(_batch_axes(mesh), heads)))
+
+
+def row_sharding(mesh: Mesh | None) -> NamedSharding | None:
+    """An array of rows [R, ...] over a mesh, divided as the slots are."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(*_spell(_batch_axes(mesh))))
+
+
+def row_parts(mesh: Mesh | None) -> int:
+    """Over how many devices the rows are divided."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
+
+
+def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
+
+
+def _spell(*dimensions: tuple[str, ...]) -> list[Any]:
+    """A partition spelt as jit spells those of its results (no axis of size 1, no None at the end): programs meet equal
+    shardings whether a cache is new or was used before, and are not compiled twice."""
+    parts: list[Any] = [None if not axes else axes[0] if len(axes) == 1 else axes for axes in dimensions]
+    while parts and parts[-1] is None:
+        parts.pop()
+    return parts
+
+
+def allocate(
+    *, layers: int, slots: int, capacity: int, kv_heads: int, head_dim: int, dtype: jax.typing.DTypeLike, sharding: jax.sharding.Sharding
+) -> Caches:
+    """Zeroed caches, made in place in their sharding: 2·L·slots·C·K·H entries."""
+    shape = (slots, kv_heads, capacity, head_dim)
+    return [(jnp.zeros(shape, dtype, device=sharding), jnp.zeros(shape, dtype, device=sharding)) for _ in range(layers)]
+
+
+def resize(caches: Caches, capacity: int, sharding: jax.sharding.Sharding) -> Caches:
+    """The caches with C = capacity: zeros added at the end, or entries after `capacity` given up. One array at a time, so
+    both sizes of the whole never exist together."""
+    pad = _resizer(capacity, sharding)
+    resized = []
+    for layer in range(len(caches)):
+        keys, values = caches[layer]
+        caches[layer] = ()
+        keys = pad(keys)
+        resized.append((keys, pad(values)))
+    return resized
+
+
+@functools.cache
+def _resizer(capacity: int, sharding: jax.sharding.Sharding) -> Callable[[jax.Array], jax.Array]:
+    def one(cache: jax.Array) -> jax.Array:
+        return jnp.pad(cache[:, :, :capacity], ((0, 0), (0, 0), (0, max(0, capacity - cache.shape[2])), (0, 0)))
+
+    return jax.jit(one, out_shardings=sharding)
+
+
+def read(caches: Caches, rows: jax.Array | None, attended: int) -> Caches:
+    """The first `attended` entries of some slots: [R,K,A,H] a layer. rows int32[R] are slots (any row may be out of range
+    as padding: what it reads is never used); None means every slot in order."""
+
+    def one(cache: jax.Array) -> jax.Array:
+        prefix = cache[:, :, :attended]
+        return prefix if rows is None else jnp.take(prefix, rows, axis=0, mode="clip")
+
+    return [(one(keys), one(values)) for keys, values in caches]
+
+
+def write(caches: Caches, rows: jax.Array | None, positions: jax.Array, new: Caches) -> Caches:
+    """The caches with entries new[R,K,S,H] a layer put at positions[R,S] of slots rows[R] (None: every slot in order).
+    A position outside 0..C-1, or a row outside the slots, is dropped."""
+
+    def one(cache: jax.Array, entries: jax.Array) -> jax.Array:
+        slots, heads, capacity = cache.shape[:3]
+        index = jnp.where(positions < 0, capacity, positions)  # a negative index would count from the end
+        row = jnp.arange(slots) if rows is None else rows
+        return cache.at[row[:, None, None], jnp.arange(heads)[:, None], index[:, None, :]].set(entries.astype(cache.dtype), mode="drop")
+
+    return [(one(keys, new_keys), one(values, new_values)) for (keys, values), (new_keys, new_values) in zip(caches, new, strict=True)]

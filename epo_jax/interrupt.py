@@ -1,0 +1,35 @@
+"""Stopping politely: the first SIGTERM or Ctrl-C asks, the second one insists."""
+
+from __future__ import annotations
+
+import signal
+import types
+
+
+class Stopped(Exception):
+    """A request to stop was honoured; everything is saved."""
+
+
+class StopRequest:
+    """Set by SIGTERM or Ctrl-C; loops look at `requested` between two pieces of work, save, and leave.
+
+    A context manager: the previous signal handlers come back on exit. A second signal raises `KeyboardInterrupt` at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,181 @@
+"""Log-probabilities of what the strategist said, and the one loss that is made of them.
+
+The output head is the widest thing in the model: [B,T,V] logits of one batch can outweigh all its parameters. So the head runs over chunks
+of time under `jax.checkpoint` (each chunk's logits live only while it is worked on, forward and backward), and only over positions whose
+token the strategist sampled; what it merely read costs no head at all.
+
+Shapes: B rows, T time, C chunk, D model, V vocabulary. Logits and everything after them are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from epo_jax.batch import TrajectoryBatch
+from epo_jax.mesh import constrain
+from epo_jax.model import llama
+from epo_jax.model.config import LlamaConfig
+
+Metrics = dict[str, jax.Array]
+UNKNOWN_ABOVE = 0.5  # between 0, the largest log-probability, and batch.UNKNOWN_LOGPROB
+MAX_LOG_RATIO = 10.0  # keeps exp() of a log ratio finite when learner and sampler have drifted far apart
+
+
+def token_logprobs(
+    params: Any,
+    config: LlamaConfig,
+    batch: TrajectoryBatch,
+    *,
+    compute_dtype: Any = jnp.float32,
+    remat: str = "none",
+    chunk: int = 128,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """log π(tokens[t] | tokens before t) and the entropy of that distribution, float32 [B,T] each, for a batch [B,T].
+
+    Zero at every position that the strategist did not sample (turn_ids 0). `chunk`: positions of a row in one piece of the head.
+    """
+    hidden = llama.hidden_states(
+        params, config, batch.tokens, batch.positions, batch.segment_ids, compute_dtype=compute_dtype, remat=remat, mesh=mesh
+    )
+    # Gathered from its shards here, once, and not again in every chunk; the cast to the compute dtype stays inside the chunk, so that the
+    # gradient of the head is summed over chunks in float32.
+    name, axes = ("embed", ("vocab", "activation")) if config.tie_embeddings else ("head", ("activation", "vocab"))
+    head = {name: constrain(params[name], mesh, *axes)}
+    return chunked_logprobs(
+        hidden, lambda head, x: llama.logits(head, config, x, mesh=mesh), head, batch.tokens, said(batch), chunk=chunk
+    )
+
+
+def said(batch: TrajectoryBatch) -> jax.Array:
+    """bool [B,T]: the strategist sampled this token, and something of the same trajectory stands before it."""
+    previous = jnp.pad(batch.segment_ids[:, :-1], ((0, 0), (1, 0)))
+    return (batch.turn_ids > 0) & (batch.segment_ids > 0) & (batch.segment_ids == previous)
+
+
+def chunked_logprobs(
+    hidden: jax.Array,
+    project: Callable[[Any, jax.Array], jax.Array],
+    head: Any,
+    tokens: jax.Array,
+    wanted: jax.Array,
+    *,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability and entropy [B,T], at the `wanted` positions and 0 elsewhere, never holding more than [B,C,V] logits.
+
+    hidden [B,T,D], where hidden[t-1] predicts tokens[t]; project(head, [B,C,D]) -> logits [B,C,V] float32; tokens int32 [B,T];
+    wanted bool [B,T], false at t = 0. In each row the wanted positions are moved together first, so that chunks which no row needs are
+    skipped: the work follows the longest row's number of sampled tokens, not T.
+    """
+    rows, length = tokens.shape
+    chunk = min(chunk, length)
+    count = -(-length // chunk)
+    order = jnp.argsort(~wanted, axis=1, stable=True)  # wanted positions first, in their order
+    order = jnp.pad(order, ((0, 0), (0, count * chunk - length)))
+    needed = jnp.max(jnp.sum(wanted, axis=1))
+
+    def pieces(x: jax.Array) -> jax.Array:
+        """[B, count * C, ...] -> [count, B, C, ...]."""
+        return jnp.moveaxis(x.reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
+
+    states = jnp.take_along_axis(hidden, jnp.maximum(order - 1, 0)[:, :, None], axis=1)
+    targets = jnp.take_along_axis(tokens, order, axis=1)
+
+    def score(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = project(head, x)
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        # A comparison with every word instead of a gather: it needs no communication when the vocabulary is split over devices.
+        hit = jnp.arange(logits.shape[-1], dtype=target.dtype) == target[..., None]
+        chosen = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+        mean_logit = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
+        return chosen - normaliser, normaliser - mean_logit
+
+    def nothing(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, jnp.float32)
+
+    def body(carry: None, piece: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        index, x, target = piece
+        return carry, jax.lax.cond(index * chunk < needed, score, nothing, x, target)
+
+    body = jax.checkpoint(body, prevent_cse=False)
+    _, scored = jax.lax.scan(body, None, (jnp.arange(count), pieces(states), pieces(targets)))
+    place = jnp.maximum(jnp.cumsum(wanted, axis=1) - 1, 0)  # where each wanted position was moved to
+
+    def back(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, 1).reshape(rows, count * chunk)
+        return jnp.where(wanted, jnp.take_along_axis(x, place, axis=1), 0.0)
+
+    return back(scored[0]), back(scored[1])
+
+
+def reinforce_loss(
+    batch: TrajectoryBatch,
+    logprobs: jax.Array,
+    entropies: jax.Array,
+    *,
+    entropy_weight: float = 0.0,
+    kl_weight: float = 0.0,
+) -> jax.Array:
+    """-Σ loss_weights · log π, summed over rows (EPO, section 3); a scalar. All arrays [B,T].
+
+    With loss weights A_t / (T_i k_t) this is the published loss. Two optional terms, each the mean over a row's sampled tokens, and summed
+    over rows like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the k3 estimate of KL(learner ‖ behaviour)
+    (Schulman 2020), where behaviour log-probabilities are known.
+    """
+    loss = -jnp.sum(batch.loss_weights * logprobs)
+    if entropy_weight or kl_weight:
+        here = said(batch)
+        share = here / jnp.maximum(1, jnp.sum(here, axis=1, keepdims=True)) * trajectories_in(batch)[:, None]
+        if entropy_weight:
+            loss -= entropy_weight * jnp.sum(share * entropies)
+        if kl_weight:
+            loss += kl_weight * jnp.sum(share * _k3(batch, logprobs))
+    return loss
+
+
+def trajectories_in(batch: TrajectoryBatch) -> jax.Array:
+    """How many trajectories each row holds: 0 for an empty row. [..., B, T] -> int32 [..., B]."""
+    return jnp.max(batch.segment_ids, axis=-1)
+
+
+def policy_metrics(batch: TrajectoryBatch, logprobs: jax.Array, entropies: jax.Array) -> Metrics:
+    """What a person watches, as float32 scalars on the device; arrays [..., T] of any leading shape.
+
+    tokens                   sampled tokens in the batch
+    logprob                  their mean log-probability
+    entropy                  mean entropy of the learner at them, in nats
+    logprob_gap              mean |learner - behaviour| over tokens whose behaviour is known: 0 but for rounding in the first step
+    kl                       k3 estimate of KL(learner ‖ behaviour) over the same tokens
+    ratio_p99                99th percentile of learner / behaviour probability over the same tokens; NaN if there are none
+    nonzero_advantage_share  turns with an advantage other than zero over all turns
+    """
+    batch, logprobs, entropies = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (batch, logprobs, entropies))
+    here = said(batch)
+    tokens = jnp.sum(here)
+    known = here & (batch.behavior_logprobs < UNKNOWN_ABOVE)
+    log_ratio = jnp.clip(logprobs - batch.behavior_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    starts = here & (batch.turn_ids != jnp.pad(batch.turn_ids[:, :-1], ((0, 0), (1, 0))))
+    measured = jnp.maximum(1, jnp.sum(known))
+    return {
+        "tokens": tokens.astype(jnp.float32),
+        "logprob": jnp.sum(jnp.where(here, logprobs, 0.0)) / jnp.maximum(1, tokens),
+        "entropy": jnp.sum(jnp.where(here, entropies, 0.0)) / jnp.maximum(1, tokens),
+        "logprob_gap": jnp.sum(jnp.where(known, jnp.abs(logprobs - batch.behavior_logprobs), 0.0)) / measured,
+        "kl": jnp.sum(_k3(batch, logprobs)) / measured,
+        "ratio_p99": jnp.exp(jnp.nanquantile(jnp.where(known, log_ratio, jnp.nan), 0.99)),
+        "nonzero_advantage_share": jnp.sum(starts & (batch.loss_weights != 0.0)) / jnp.maximum(1, jnp.sum(starts)),
+    }
+
+
+def _k3(batch: TrajectoryBatch, logprobs: jax.Array) -> jax.Array:
+    """behaviour/learner - 1 - log(behaviour/learner) at sampled tokens of known behaviour, else 0. [B,T]."""
+    known = said(batch) & (batch.behavior_logprobs < UNKNOWN_ABOVE)
+    log_ratio = jnp.where(known, batch.behavior_logprobs - logprobs, 0.0)
+    log_ratio = jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return jnp.exp(log_ratio) - 1.0 - log_ratio

@@ -1,0 +1,110 @@
+"""Devices in three axes, and the one table that says which dimension of which array is split over which of them.
+
+- `data`: every device group holds all the weights and its own rows of the batch;
+- `fsdp`: rows of the batch *and* weights are split; a weight is gathered where it is used;
+- `tensor`: heads, feed-forward units and the vocabulary are split; activations are summed across the axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from epo_jax.errors import UserError
+from epo_jax.model.config import LlamaConfig
+from epo_jax.model.weights import Weight, declare
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axis (or axes). The embedding table is split along D only: split along V, the gather of the
+# tokens' rows would first re-materialise the whole table on every device.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "layers": None,
+    "model": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "ff": "tensor",
+    "vocab": "tensor",
+    "table_rows": None,
+    "table_model": ("fsdp", "tensor"),
+    "norm": None,
+    "activation": None,
+}
+
+
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of the axes `data`, `fsdp`, `tensor`; an axis that is not named is 1, and one may be -1: all remaining devices.
+
+    Raises `UserError` for unknown axes and for sizes that do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    unknown = sorted(set(shape) - set(AXES))
+    if unknown:
+        raise UserError(f"the mesh has no axis {unknown[0]!r}: its axes are {', '.join(AXES)}.")
+    sizes = [int(shape.get(axis, 1)) for axis in AXES]
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise UserError(f"the mesh {_words(sizes)} is not possible: sizes are positive, and at most one is -1 (all remaining devices).")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes:
+        if len(devices) % known:
+            raise UserError(f"{len(devices)} devices cannot be divided by the mesh {_words(sizes)}: choose sizes whose product divides {len(devices)}.")
+        sizes[sizes.index(-1)] = len(devices) // known
+    elif known != len(devices):
+        raise UserError(f"the mesh {_words(sizes)} needs {known} devices and there are {len(devices)}: change a size, or set one to -1 for the rest.")
+    if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec(*logical: str) -> PartitionSpec:
+    """The partition of an array whose dimensions have these logical names; two of them never use one mesh axis."""
+    parts = [RULES[name] for name in logical]
+    used = [axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ())]
+    if len(used) != len(set(used)):
+        raise ValueError(f"logical axes {logical} collide on a mesh axis: {parts}")
+    return PartitionSpec(*parts)
+
+
+def param_shardings(config: LlamaConfig, mesh: Mesh) -> dict[str, Any]:
+    """The tree of the parameters, with a `NamedSharding` for each array."""
+    return jax.tree.map(lambda weight: NamedSharding(mesh, spec(*weight.axes)), declare(config))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """For arrays [B, ...]: rows over `data` and `fsdp`."""
+    return NamedSharding(mesh, spec("batch"))
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *logical: str) -> jax.Array:
+    """Tells the compiler how an intermediate array lies on the mesh; does nothing without a mesh."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*logical)))
+
+
+def check_divides(config: LlamaConfig, mesh: Mesh) -> None:
+    """Raises `UserError` with the first dimension of the model that the mesh does not divide."""
+    for path, weight in jax.tree_util.tree_flatten_with_path(declare(config))[0]:
+        _check_weight("/".join(str(entry.key) for entry in path), weight, mesh)
+
+
+def _check_weight(name: str, weight: Weight, mesh: Mesh) -> None:
+    for size, logical in zip(weight.shape, weight.axes, strict=True):
+        part = RULES[logical]
+        axes = (part,) if isinstance(part, str) else part or ()
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            raise UserError(
+                f"the mesh {_words([mesh.shape[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
+                f"not a multiple of {ways} ({' x '.join(axes)}); choose a smaller {axes[-1]}."
+            )
+
+
+def _words(sizes: Sequence[int]) -> str:
+    return "(" + ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True)) + ")"

@@ -1,0 +1,84 @@
+"""Attention behind one function, `attend`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere and where those cannot.
+
+One rule everywhere: query t sees key s iff both belong to the same segment (0 = padding, sees and is seen by nobody),
+s is not at a later position, and, with a sliding window w, their positions differ by less than w. Within a segment positions
+grow with the index, so "not at a later position" is causality for packed rows and for caches alike.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+QUERY_BLOCK = 128  # queries at a time in the plain path; longer sequences use at most MAX_BLOCKS of them
+MAX_BLOCKS = 16
+MASKED = -1e30  # finite, so that a row that sees nothing (padding) gives numbers and not NaN
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    q_positions: jax.Array,
+    kv_positions: jax.Array,
+    q_segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+    sliding_window: int | None = None,
+    aligned: bool = False,
+    mesh: Mesh | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Softmax attention with shared key/value heads.
+
+    q [B,T,N,H]; k, v [B,S,K,H]; positions and segment ids int32 [B,T] and [B,S] -> [B,T,N,H] in q's dtype.
+    `aligned`: queries and keys are the same tokens in the same order (training), which the fast kernels need.
+    `implementation`: "xla", "cudnn" or "splash"; None picks one.
+    Rows of padding queries hold finite numbers without meaning.
+    """
+    return _xla(q, k, v, q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window, aligned)
+
+
+def visible(
+    q_positions: jax.Array,
+    kv_positions: jax.Array,
+    q_segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+    sliding_window: int | None,
+) -> jax.Array:
+    """The rule above as a mask: bool [B,T,S]."""
+    distance = q_positions[:, :, None] - kv_positions[:, None, :]
+    mask = (q_segment_ids[:, :, None] == kv_segment_ids[:, None, :]) & (q_segment_ids[:, :, None] != 0) & (distance >= 0)
+    return mask if sliding_window is None else mask & (distance < sliding_window)
+
+
+def _xla(q, k, v, q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window, aligned):
+    """Blocks of queries, each against the keys it can see by their index: half of the work, and scores that fit a cache."""
+    queries = q.shape[1]
+    block = max(QUERY_BLOCK, -(-queries // MAX_BLOCKS))
+    if not aligned or queries <= block:
+        mask = visible(q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window)
+        return _xla_block(q, k, v, mask)
+    blocks = []
+    for start in range(0, queries, block):
+        rows, keys = slice(start, start + block), slice(0, start + block)
+        mask = visible(q_positions[:, rows], kv_positions[:, keys], q_segment_ids[:, rows], kv_segment_ids[:, keys], sliding_window)
+        blocks.append(_xla_block(q[:, rows], k[:, keys], v[:, keys], mask))
+    return jnp.concatenate(blocks, axis=1)
+
+
+def _xla_block(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """q [B,T,N,H], k and v [B,S,K,H], mask [B,T,S] -> [B,T,N,H]; heads first, so that the products are batches of matrices."""
+    batch, queries, heads, head_dim = q.shape
+    keys, kv_heads = k.shape[1:3]
+    groups = heads // kv_heads
+    q = (q * (1.0 / math.sqrt(head_dim))).reshape(batch, queries, kv_heads, groups, head_dim)
+    q = q.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, groups * queries, head_dim)
+    scores = jnp.matmul(q, k.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, groups, queries, keys) + jnp.where(mask, 0.0, MASKED)[:, None, None]
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, kv_heads, groups * queries, keys)
+    out = jnp.matmul(weights, v.transpose(0, 2, 1, 3)).reshape(batch, kv_heads, groups, queries, head_dim)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, head_dim)

@@ -1,0 +1,75 @@
+"""What is measured of a round, and where it is written: `metrics.jsonl` and TensorBoard events, under the same names."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from epo_jax.trajectory import Trajectory
+
+
+def repeated_token_share(tokens: Sequence[int]) -> float:
+    """The share of tokens that already stood earlier in the same strategy: near 1 when a policy collapses to one token."""
+    return 1.0 - len(set(tokens)) / len(tokens) if tokens else 0.0
+
+
+def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """The figures of a set of episodes. Masked ones are counted and otherwise left out; no episode gives NaN means."""
+    scored = [trajectory for trajectory in trajectories if trajectory.masked is None]
+    turns = [turn for trajectory in scored for turn in trajectory.turns]
+    advantages = [turn.advantage for turn in turns if turn.advantage is not None]
+    return {
+        "episodes": len(trajectories),
+        "masked": len(trajectories) - len(scored),
+        "reward": _mean([trajectory.outcome for trajectory in scored]),
+        "success": _mean([trajectory.success for trajectory in scored]),
+        "progress": _mean([trajectory.turns[-1].progress for trajectory in scored if trajectory.turns]),
+        "turns": _mean([len(trajectory.turns) for trajectory in scored]),
+        "ended_by_context": _mean([trajectory.end == "context" for trajectory in scored]),
+        "strategy_tokens": _mean([len(turn.tokens) for turn in turns]),
+        "strategies_cut_off": _mean([turn.stop_reason == "length" for turn in turns]),
+        "repeated_token_share": _mean([repeated_token_share(turn.tokens) for turn in turns]),
+        "distinct_strategies": len({turn.strategy for turn in turns}) / len(turns) if turns else math.nan,
+        "advantage_nonzero_share": _mean([advantage != 0.0 for advantage in advantages]),
+        "sampled_logprob": _mean([value for turn in turns for value in turn.logprobs]),
+    }
+
+
+def _mean(values: Sequence[float | bool | None]) -> float:
+    known = [float(value) for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
+class MetricsWriter:
+    """Appends one JSON row a record to `metrics.jsonl`, and the same numbers to TensorBoard if asked for."""
+
+    def __init__(self, folder: pathlib.Path, *, tensorboard: bool) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, kind: str, step: int, values: Mapping[str, float | int | str]) -> None:
+        """`kind` is the row's subject (`round`, `step`, `evaluation`); NaN becomes null, so that every reader parses the file."""
+        row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
+        for name, value in values.items():
+            row[name] = value if isinstance(value, str) or math.isfinite(value) else None
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row) + os.linesep)
+        if self._events is not None:
+            for name, value in values.items():
+                if not isinstance(value, str) and math.isfinite(value):
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.flush()
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()

@@ -1,0 +1,157 @@
+"""Plays episodes: strategist ↔ actor ↔ environment, many at once.
+
+Each episode is one coroutine; all of them share one engine, which batches whatever is waiting. An episode depends on its
+task, its seed and the weights alone, never on its neighbours, so a round that was cut off can be completed later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+import envs
+from epo_jax.generate.engine import ContextFull, Engine, Sampling
+from epo_jax.model.conversation import ConversationFormat
+from epo_jax.rollout.actors import Actor
+from epo_jax.rollout.prompts import Prompts
+from epo_jax.trajectory import Trajectory, Turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One episode to be played: `index` is its place in the round, `seed` feeds the strategist's sampling."""
+
+    index: int
+    task: Any
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """Everything that the episodes of a phase share."""
+
+    environment: str
+    engine: Engine
+    conversation: ConversationFormat
+    prompts: Prompts
+    actor: Actor
+    sampling: Sampling
+    max_turns: int
+    round: int
+    weights_version: str
+
+    async def play(self, episode: Episode) -> Trajectory:
+        """Plays one episode to its end. A failing actor masks the trajectory; it never becomes a score of zero."""
+        environment = envs.make(self.environment)
+        observation = environment.reset(episode.task)
+        opening = self.prompts.opening(observation)
+        trajectory = Trajectory(
+            environment=self.environment,
+            task_id=environment.task_id,
+            first_observation=observation,
+            end="max_turns",
+            round=self.round,
+            weights_version=self.weights_version,
+            actor=self.actor.name,
+            seed=episode.seed,
+            temperature=self.sampling.temperature,
+            start_progress=environment.progress(),
+            extra={"index": episode.index, "messages": opening, "replies": []},
+        )
+        messages = list(opening)
+        session = self.engine.open(episode.seed)
+        try:
+            prompt_tokens = self.conversation.start(opening)
+            while len(trajectory.turns) < self.max_turns:
+                try:
+                    sampled = await self.engine.generate(session, prompt_tokens, self.sampling)
+                except ContextFull:
+                    trajectory.end = "context"
+                    break
+                strategy = self.conversation.text(sampled.tokens)
+                messages.append({"role": "assistant", "content": strategy})
+                try:
+                    action = await self.actor.act(messages, strategy=strategy, admissible=environment.admissible)
+                except Exception as error:  # the actor may be any program or server: whatever it raises masks this episode
+                    trajectory.masked = f"actor failed: {type(error).__name__}: {error}"
+                    trajectory.end = f"error: {type(error).__name__}"
+                    break
+                observation, reward, done, info = environment.step(action)
+                trajectory.turns.append(
+                    Turn(
+                        prompt_tokens=prompt_tokens,
+                        tokens=sampled.tokens,
+                        logprobs=sampled.logprobs,
+                        stop_reason=sampled.stop_reason,
+                        strategy=strategy,
+                        action=action,
+                        observation=observation,
+                        reward=reward,
+                        progress=environment.progress(),
+                    )
+                )
+                reply = self.prompts.after(action, observation)
+                messages.append({"role": "user", "content": reply})
+                trajectory.extra["replies"].append(reply)
+                if done:
+                    trajectory.end = "done"
+                    trajectory.success = bool(info["success"])
+                    break
+                prompt_tokens = self.conversation.reply_and_continue(sampled.tokens, reply)
+        finally:
+            self.engine.close(session)
+        trajectory.outcome = float(min(1.0, max(0.0, trajectory.turns[-1].reward))) if trajectory.turns else 0.0
+        return trajectory
+
+
+async def play_episodes(
+    player: Player,
+    episodes: Iterable[Episode],
+    *,
+    at_once: int,
+    on_finish: Callable[[Trajectory], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Trajectory]:
+    """Plays `episodes`, at most `at_once` at a time; returns those that finished, in order of their index.
+
+    `on_finish` is called with each trajectory as it ends. When `should_stop()` turns true, unfinished episodes are dropped.
+    """
+    waiting = iter(episodes)
+    running: set[asyncio.Task[Trajectory]] = set()
+    finished: list[Trajectory] = []
+    try:
+        while not should_stop():
+            while len(running) < at_once and (episode := next(waiting, None)) is not None:
+                running.add(asyncio.create_task(player.play(episode)))
+            if not running:
+                break
+            # The timeout only bounds how long a request to stop goes unseen.
+            done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                finished.append(task.result())
+                on_finish(finished[-1])
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return sorted(finished, key=lambda trajectory: trajectory.extra["index"])
+
+
+def episodes_of_round(tasks: Sequence[Any], *, count: int, seed: int, round: int) -> list[Episode]:
+    """The episodes of a round: tasks in an order that depends on (seed, round) alone, each task once before any twice."""
+    order: list[int] = []
+    generator = np.random.default_rng([seed, round])
+    while len(order) < count:
+        order += generator.permutation(len(tasks)).tolist()
+    return [Episode(index, tasks[order[index]], episode_seed(seed, round, index)) for index in range(count)]
+
+
+def episode_seed(*parts: int | str) -> int:
+    """A 31-bit seed from any parts: equal parts give equal seeds on every machine."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

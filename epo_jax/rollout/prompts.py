@@ -1,0 +1,52 @@
+"""The words around an episode: instruction, worked example, and how an action is told back to the strategist.
+
+The texts lie with their environment, in `envs/<name>/prompts/`: `strategist.txt` (instruction), `example.txt` (one worked
+conversation) and `brief.txt` (for models too small to use either). The roles are the published ones: instruction with the
+example, an "OK" that nobody trains on, then the task; afterwards `Agent1's {action}` and what followed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+
+from epo_jax.errors import UserError
+
+ACKNOWLEDGEMENT = "OK"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """The fixed texts of one environment's strategist. An empty instruction means that the task comes first."""
+
+    instruction: str
+    turn: str = "Agent1's {action}\n{observation}"
+
+    def opening(self, observation: str) -> list[dict[str, str]]:
+        """The messages before the first strategy."""
+        task = {"role": "user", "content": observation}
+        if not self.instruction:
+            return [task]
+        return [
+            {"role": "user", "content": self.instruction},
+            {"role": "assistant", "content": ACKNOWLEDGEMENT},
+            task,
+        ]
+
+    def after(self, action: str, observation: str) -> str:
+        """The message that follows a strategy: what the actor did and what it saw."""
+        # Not str.format: the action and the observation may hold braces.
+        before, _, between = self.turn.partition("{action}")
+        return before + action + between.removesuffix("{observation}") + observation
+
+
+def load(environment: str, style: str) -> Prompts:
+    """The prompts of an environment in a style: `full` (instruction and example) or `brief`."""
+    folder = importlib.resources.files(f"envs.{environment}") / "prompts"
+    if style == "full":
+        instruction = (folder / "strategist.txt").read_text().strip()
+        example = (folder / "example.txt").read_text().strip()
+        return Prompts(instruction=f"{instruction}\n\n{example}")
+    if style == "brief":
+        return Prompts(instruction=(folder / "brief.txt").read_text().strip(), turn="{action}\n{observation}")
+    raise UserError(f"environment.prompt is {style!r}: it must be full or brief.")

@@ -1,0 +1,130 @@
+"""The folder of one run: its configuration, provenance, trajectories, metrics and checkpoints.
+
+    config.json        the configuration; the same command continues the run, another configuration is refused
+    provenance.jsonl   one line a start: command line, versions, devices, seed, time
+    trajectories/      round_000.jsonl, …: every episode
+    evaluation/        round_000.jsonl (before the first round), …
+    metrics.jsonl, tensorboard/
+    checkpoints/       orbax
+    tokenizer/         the strategist's, for export
+    strategist/        the result as a Hugging Face folder
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from epo_jax.errors import UserError
+
+# A run may be continued for more rounds, elsewhere, or on another mesh: these fields may differ from the first start.
+MAY_CHANGE = ("workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    path: pathlib.Path
+    resumed: bool
+
+    @classmethod
+    def open(cls, config: ConfigDict) -> RunFolder:
+        """Makes the folder, or checks that it belongs to this configuration.
+
+        Raises `UserError` if it holds a run of another configuration or cannot be written; nothing is changed then.
+        """
+        path = pathlib.Path(config.workdir or f"runs/{config.name}")
+        stored = path / "config.json"
+        values = flatten(config.to_dict())
+        try:
+            if stored.exists():
+                _check_same(json.loads(stored.read_text()), values, path)
+                resumed = True
+            else:
+                if path.is_dir() and any(path.iterdir()):
+                    raise UserError(f"the folder {path} is not empty and holds no run: choose another with --config.workdir=DIR.")
+                for name in ("trajectories", "evaluation"):
+                    (path / name).mkdir(parents=True, exist_ok=True)
+                _write_whole(stored, json.dumps(values, indent=1, sort_keys=True))
+                resumed = False
+            with open(path / "provenance.jsonl", "a") as file:
+                file.write(json.dumps(provenance(config)) + "\n")
+        except json.JSONDecodeError as error:
+            raise UserError(f"{stored} is damaged ({error}): restore it, or choose another folder with --config.workdir=DIR.") from error
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror or error}.") from error
+        return cls(path, resumed)
+
+    def trajectories(self, round: int) -> pathlib.Path:
+        return self.path / "trajectories" / f"round_{round:03d}.jsonl"
+
+    def evaluation(self, rounds_done: int) -> pathlib.Path:
+        return self.path / "evaluation" / f"round_{rounds_done:03d}.jsonl"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        return self.path / "tokenizer"
+
+    @property
+    def export(self) -> pathlib.Path:
+        return self.path / "strategist"
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested configuration as one level, keys joined by dots; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def provenance(config: ConfigDict) -> dict[str, Any]:
+    """What it takes to know how a start of the run came about."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join(sys.argv),
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+    }
+
+
+def _check_same(stored: dict[str, Any], values: dict[str, Any], path: pathlib.Path) -> None:
+    differing = sorted(
+        name for name in stored.keys() | values.keys() if stored.get(name) != values.get(name) and name not in MAY_CHANGE
+    )
+    if differing:
+        name = differing[0]
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise UserError(
+            f"the folder {path} holds a run with {name}={stored.get(name)!r}, not {values.get(name)!r}{more}: "
+            "give the same values to continue it, or another folder with --config.workdir=DIR."
+        )
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".partial")
+    with open(scratch, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)

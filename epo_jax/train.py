@@ -1,0 +1,378 @@
+"""The main command: rounds of self-play, each one played, judged, credited and learned from.
+
+    python -m epo_jax.train --config=configs/alfshop.py[:PRESET] [--config.FIELD=VALUE ...]
+
+The same command continues a run that was stopped (Ctrl-C, SIGTERM, a kill) where it stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, config_flags
+
+import envs
+from epo_jax import command_line, strategist as strategists
+from epo_jax.batch import TrajectoryBatch, pad
+from epo_jax.errors import UserError
+from epo_jax.evaluation import estimate, paired_difference, successes
+from epo_jax.generate.engine import Engine, Sampling
+from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.learn.learner import Learner
+from epo_jax.mesh import make_mesh
+from epo_jax.model import hf_weights
+from epo_jax.report.console import bar, round_table, say
+from epo_jax.report.metrics import MetricsWriter, describe
+from epo_jax.reward import credit, judge
+from epo_jax.rollout import actors, demonstrations, prompts
+from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_round, play_episodes
+from epo_jax.run_folder import RunFolder
+from epo_jax.trajectory import Trajectory, append_jsonl, read_jsonl, write_jsonl
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
+
+
+def main() -> None:
+    """Runs `--config` to its end; a request to stop ends it early, saved, with the exit code that shells expect."""
+    config = command_line.config_value(CONFIG)
+    with StopRequest() as stop:
+        try:
+            Run(config, stop).everything()
+        except Stopped:
+            sys.exit(130)
+
+
+class Run:
+    """One run: what it is made of, where it stands, and its phases in the order in which they happen."""
+
+    def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
+        self.config, self.stop = config, stop
+        self.environment = config.environment.name
+        self.train_split, self.eval_split = _splits(config)
+        self.train_tasks = envs.make(self.environment).tasks(self.train_split)
+        self.eval_tasks = _sample(envs.make(self.environment).tasks(self.eval_split), config.evaluate.tasks)
+        self.prompts = prompts.load(self.environment, config.environment.prompt)
+        self.actor = actors.make(config.actor)
+        self.judge = judge.make(config.judge)
+        self.mesh = make_mesh(config.mesh.to_dict())
+        _check_learning(config, self.mesh)
+        self.strategist = strategists.load(config, self.mesh, self._tokenizer_texts)
+        self.folder = RunFolder.open(config)
+        self.strategist.tokenizer.save(self.folder.tokenizer)
+        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
+        self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
+        self.engine = self._make_engine()
+
+    def everything(self) -> None:
+        """All phases, from wherever the run stands to its end."""
+        self._say_plan()
+        if self.learner.position.phase == "warm_start":
+            self.warm_start()
+        position = self.learner.position
+        while True:
+            if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
+                self.evaluate()
+            if position.round >= self.config.rounds:
+                break
+            values: dict[str, float] = {}
+            trajectories = self.play(values)
+            self.assign_credit(trajectories, values)
+            self.learn(trajectories, values)
+            self._report_round(trajectories, values)
+        self.finish()
+
+    # --- the phases -----------------------------------------------------------------------------------------------
+
+    def warm_start(self) -> None:
+        """Clones the expert's demonstrations: the same step as ever, every strategy with advantage 1."""
+        steps = self._warm_start_steps()
+        rows: list[dict[str, float]] = []
+        with bar("warm start", steps) as progress:
+            progress.advance(amount=self.learner.position.steps)
+            for metrics in self.learner.take_steps(self._demonstration_batches(), steps, on_step=progress.advance):
+                rows.append(metrics)
+                if len(rows) % 50 == 0 or len(rows) == steps:
+                    mean = {name: float(np.mean([row[name] for row in rows[-50:]])) for name in ("logprob", "entropy", "grad_norm")}
+                    self.metrics.write("warm_start", self.learner.position.steps, mean)
+                    say(f"warm start {self.learner.position.steps}/{steps}: log-probability of a demonstrated token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
+        self.learner.begin_rounds()
+        self._renew_engine()
+
+    def play(self, values: dict[str, float]) -> list[Trajectory]:
+        """The round's episodes; those that an earlier start already played with the same weights are read back."""
+        round, rollout = self.learner.position.round, self.config.rollout
+        episodes = episodes_of_round(self.train_tasks, count=rollout.episodes, seed=self.config.seed, round=round)
+        sampling = self._sampling(rollout.temperature)
+        return self._play(f"round {round + 1} play", episodes, sampling, self.folder.trajectories(round), values)
+
+    def assign_credit(self, trajectories: list[Trajectory], values: dict[str, float]) -> None:
+        """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
+        start, settings = time.monotonic(), self.config.credit
+        counts = asyncio.run(judge.judge_all(self.judge, trajectories))
+        options = {"discount": settings.discount}
+        if settings.estimator == "reinforce":
+            options |= {"process_weight": settings.process_weight, "normalise": settings.normalise}
+        credit.estimate(settings.estimator, trajectories, **options)
+        if settings.permute:
+            credit.permute_advantages(trajectories, episode_seed(self.config.seed, "permute", self.learner.position.round))
+        write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        values["seconds_judge"] = time.monotonic() - start
+        values["judge_failed"] = counts.failed
+        values["judge_picked_share"] = counts.picked_turns / counts.turns if counts.turns else math.nan
+
+    def learn(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
+        """The round's optimizer steps; then the sampler gets the new weights."""
+        position, start = self.learner.position, time.monotonic()
+        batches = list(self._batches(trajectories, values))
+        rows: list[dict[str, float]] = []
+        with bar(f"round {position.round + 1} learn", len(batches)) as progress:
+            progress.advance(amount=position.steps)
+            done = position.steps
+            for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance):
+                rows.append(metrics)
+                self.metrics.write("step", int(metrics["optimizer_step"]), metrics)
+        seconds = time.monotonic() - start
+        if rows:
+            # The first step of a round scores with the very weights that sampled: any gap is the sampler's error, not learning.
+            values["logprob_gap"] = rows[0]["logprob_gap"] if done == 0 else math.nan
+            values |= {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "grad_norm", "entropy", "kl", "ratio_p99")}
+            values["learn_tokens_per_second"] = sum(row["read_tokens"] for row in rows) / seconds
+        values["seconds_learn"] = seconds
+        self.learner.end_round()
+        self._renew_engine()
+
+    def evaluate(self) -> None:
+        """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
+        rounds_done, values = self.learner.position.round, dict[str, float]()
+        episodes = [Episode(index, task, episode_seed("evaluation", index)) for index, task in enumerate(self.eval_tasks)]
+        path = self.folder.evaluation(rounds_done)
+        trajectories = self._play("evaluation", episodes, self._sampling(self.config.evaluate.temperature), path, values)
+        values |= describe(trajectories)
+        self.metrics.write("evaluation", rounds_done, values)
+        now = successes(trajectories)
+        if not now:
+            say(f"evaluation after {rounds_done} rounds: every episode failed to be played; see {path}")
+            return
+        line = f"evaluation after {rounds_done} rounds on {self.eval_split}: success {estimate(list(now.values()))}, n = {len(now)}"
+        first = self.folder.evaluation(0)
+        if rounds_done and first.exists():
+            line += f"; paired difference to before {_signed(paired_difference(successes(read_jsonl(first)), now))}"
+        say(line)
+
+    def finish(self) -> None:
+        """Leaves the strategist as a Hugging Face folder and says where everything is."""
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.state.params, self.folder.tokenizer)
+        self.metrics.close()
+        self.engine.shutdown()
+        say(f"done: the strategist is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}")
+
+    # --- their parts ----------------------------------------------------------------------------------------------
+
+    def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
+        """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
+        position = self.learner.position
+        kept = _already_played(path, episodes, self.engine.weights_version)
+        played = {trajectory.extra["index"] for trajectory in kept}
+        missing = [episode for episode in episodes if episode.index not in played]
+        player = Player(
+            environment=self.environment,
+            engine=self.engine,
+            conversation=self.strategist.conversation,
+            prompts=self.prompts,
+            actor=self.actor,
+            sampling=sampling,
+            max_turns=self.config.environment.max_turns,
+            round=position.round,
+            weights_version=self.engine.weights_version,
+        )
+        before, start = self.engine.stats, time.monotonic()
+        write_jsonl(path, kept)
+        with bar(title, len(episodes)) as progress:
+            progress.advance(amount=len(played))
+            outcomes: list[float] = []
+
+            def on_finish(trajectory: Trajectory) -> None:
+                append_jsonl(path, trajectory)
+                outcomes.append(trajectory.outcome)
+                rate = (self.engine.stats["decode_tokens"] - before["decode_tokens"]) / max(progress.seconds, 1e-3)
+                progress.advance(f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s")
+
+            fresh = asyncio.run(
+                play_episodes(player, missing, at_once=self.config.rollout.slots, on_finish=on_finish, should_stop=lambda: self.stop.requested)
+            )
+        if self.stop.requested:
+            self.learner.save_and_stop()
+        after, seconds = self.engine.stats, time.monotonic() - start
+        values["seconds_play"] = seconds
+        values["episodes_per_second"] = len(fresh) / seconds
+        values["play_tokens_per_second"] = (after["decode_tokens"] - before["decode_tokens"]) / seconds
+        prompt = after["prompt_tokens"] - before["prompt_tokens"]
+        values["prefill_share"] = (after["prefill_tokens"] - before["prefill_tokens"]) / prompt if prompt else math.nan
+        return sorted([*kept, *fresh], key=lambda trajectory: trajectory.extra["index"])
+
+    def _batches(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> Iterator[TrajectoryBatch]:
+        """The round's batches: `epochs` passes, each in an order that depends on (seed, round, epoch) alone."""
+        learn, round = self.config.learn, self.learner.position.round
+        for epoch in range(learn.epochs):
+            order = np.random.default_rng([self.config.seed, round, epoch]).permutation(len(trajectories))
+            batches, counts = pad(
+                [trajectories[index] for index in order],
+                length_buckets=learn.length_buckets,
+                rows=learn.rows,
+                max_length=learn.max_length,
+                pad_id=self.strategist.tokenizer.pad_id,
+                accumulation=learn.accumulation,
+            )
+            values |= {"padding_share": counts.padding_share, "dropped_turns": counts.dropped_turns}
+            yield from batches
+
+    def _demonstration_batches(self) -> Iterator[TrajectoryBatch]:
+        """Batches of demonstrations, from where the warm start stands; those of four steps are sorted by length, to save padding."""
+        settings, learn, done = self.config.warm_start, self.config.learn, self.learner.position.steps
+        size = 4 * settings.rows * settings.accumulation
+        stream = demonstrations.demonstrations(
+            self.environment,
+            self.train_tasks,
+            start=done // 4 * size,
+            seed=self.config.seed,
+            conversation=self.strategist.conversation,
+            prompts=self.prompts,
+            max_turns=self.config.environment.max_turns,
+        )
+        for group in itertools.count(done // 4):
+            batches, _ = pad(
+                sorted(itertools.islice(stream, size), key=lambda trajectory: len(trajectory.tokens)),
+                length_buckets=learn.length_buckets,
+                rows=settings.rows,
+                accumulation=settings.accumulation,
+                max_length=learn.max_length,
+                pad_id=self.strategist.tokenizer.pad_id,
+            )
+            order = np.random.default_rng([self.config.seed, group]).permutation(len(batches))
+            for index in order[done % 4 if group == done // 4 else 0 :]:
+                yield batches[index]
+
+    def _warm_start_steps(self) -> int:
+        settings = self.config.warm_start
+        return math.ceil(settings.episodes / (settings.rows * settings.accumulation))
+
+    def _steps_in_all(self) -> int:
+        learn = self.config.learn
+        return self.config.rounds * learn.epochs * math.ceil(self.config.rollout.episodes / (learn.rows * learn.accumulation))
+
+    def _tokenizer_texts(self) -> list[str]:
+        """Text of demonstrations, for a model that needs a tokenizer of its own."""
+        count = self.config.model.architecture.tokenizer_games
+        return [
+            text
+            for index in range(count)
+            for text in demonstrations.texts(self.environment, self.train_tasks[index % len(self.train_tasks)], index, self.prompts, self.config.environment.max_turns)
+        ]
+
+    def _sampling(self, temperature: float) -> Sampling:
+        rollout = self.config.rollout
+        return Sampling(temperature=temperature, top_k=rollout.top_k, top_p=rollout.top_p, max_new_tokens=rollout.max_strategy_tokens)
+
+    def _make_engine(self) -> Engine:
+        rollout = self.config.rollout
+        return Engine(
+            self.strategist.config,
+            self.learner.playing_params(),
+            stop_ids=self.strategist.conversation.stop_ids,
+            pad_id=self.strategist.tokenizer.pad_id,
+            slots=rollout.slots,
+            max_length=rollout.max_context,
+            decode_chunk=rollout.decode_chunk,
+            compute_dtype=self.config.model.compute_dtype,
+            mesh=self.mesh if self.mesh.size > 1 else None,
+            weights_version=self.learner.version,
+        )
+
+    def _renew_engine(self) -> None:
+        self.engine.update_weights(self.learner.playing_params(), self.learner.version)
+
+    def _say_plan(self) -> None:
+        config, model = self.config, self.strategist.config
+        devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device{'s' if jax.device_count() > 1 else ''}"
+        mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
+        say(
+            f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {devices} ({mesh}); "
+            f"{self.environment} {self.train_split}: {len(self.train_tasks)} tasks, {len(self.eval_tasks)} held out from {self.eval_split}; "
+            f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {config.actor}, judge {config.judge}, "
+            f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}; writes {self.folder.path}"
+        )
+        if self.folder.resumed:
+            say(f"continuing: {self.learner.position}")
+
+    def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
+        values |= describe(trajectories)
+        values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
+        round = self.learner.position.round
+        self.metrics.write("round", round, values)
+        round_table(f"round {round} of {self.config.rounds}", values)
+
+
+def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
+    """What would otherwise only fail after the first round was played."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    for name in ("learn", "warm_start"):
+        if config[name].rows % ways:
+            raise UserError(
+                f"{name}.rows is {config[name].rows}, and the mesh splits rows over {ways} devices (data × fsdp): "
+                f"give a multiple of {ways}, as in --config.{name}.rows={ways}."
+            )
+    credit.estimate(config.credit.estimator, [])
+    learn = config.learn
+    pad([], length_buckets=learn.length_buckets, rows=learn.rows, max_length=learn.max_length, pad_id=0, accumulation=learn.accumulation)
+
+
+def _splits(config: ConfigDict) -> tuple[str, str]:
+    """Training and held-out split; `auto` means real games where ALFWORLD_DATA is set, else generated ones."""
+    real = bool(os.environ.get("ALFWORLD_DATA"))
+    train, held_out = config.environment.train_split, config.environment.eval_split
+    if train == "auto":
+        train = "train" if real else "generated:train"
+    if held_out == "auto":
+        held_out = "valid_seen" if real else "generated:eval"
+    return train, held_out
+
+
+def _sample(tasks: Sequence[Any], count: int) -> list[Any]:
+    """`count` tasks, the same ones every time."""
+    if len(tasks) <= count:
+        return list(tasks)
+    return [tasks[index] for index in sorted(np.random.default_rng(0).permutation(len(tasks))[:count])]
+
+
+def _already_played(path: Path, episodes: Sequence[Episode], weights_version: str) -> list[Trajectory]:
+    """What an interrupted start left of these episodes, played with the present weights and without a fault."""
+    if not path.exists():
+        return []
+    seeds = {episode.index: episode.seed for episode in episodes}
+    return [
+        trajectory
+        for trajectory in read_jsonl(path)
+        if trajectory.weights_version == weights_version
+        and seeds.get(trajectory.extra.get("index")) == trajectory.seed
+        and trajectory.masked is None
+    ]
+
+
+def _signed(difference: Any) -> str:
+    return f"{100 * difference.mean:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,23 @@
+"""Fixtures shared by the whole suite, and the eight simulated devices that its mesh tests need."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+# Before anything imports jax: the device count of the CPU backend is fixed when the backend starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest  # noqa: E402  (the environment must be set first)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of reference data: `EPO_SHARED`, else `shared` beside the repository."""
+    folder = pathlib.Path(os.environ.get("EPO_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}: set EPO_SHARED to the folder that holds data/ and reference/")
+    return folder

@@ -1,0 +1,431 @@
+"""The engine against a full forward pass, against transformers, and against itself in other company."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from epo_jax.errors import UserError
+from epo_jax.generate import engine as engine_module
+from epo_jax.generate.engine import ContextFull, Engine, Sampled, Sampling, Session
+from epo_jax.mesh import make_mesh
+from epo_jax.model import llama
+from epo_jax.model.config import LlamaConfig
+
+CONFIG = LlamaConfig(
+    vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+    rope_theta=10000.0, tie_embeddings=False, max_positions=256,
+)  # fmt: skip
+STOP = 5
+
+
+def make_params(seed: int = 0) -> llama.Params:
+    params = llama.init_params(CONFIG, jax.random.key(seed))
+    return {**params, "head": params["head"] * 3}  # peaked enough that a wrong cache would show
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_buckets() -> Iterator[None]:
+    """Buckets small enough that short conversations cross several of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "SMALLEST_LENGTH", 8)
+        patch.setattr(engine_module, "SMALLEST_CAPACITY", 48)
+        yield
+
+
+def make_engine(**options) -> Engine:
+    defaults = dict(stop_ids=[STOP], pad_id=0, slots=8, max_length=96, decode_chunk=6, prefill_chunk=16)
+    return Engine(CONFIG, options.pop("params", None) or make_params(), **{**defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def engine(small_buckets: None) -> Iterator[Engine]:
+    with make_engine() as shared_engine:
+        yield shared_engine
+
+
+@jax.jit
+def full_forward(params: llama.Params, tokens: jax.Array) -> jax.Array:
+    positions = jnp.arange(tokens.shape[1])[None]
+    return jax.nn.log_softmax(llama.logits(params, CONFIG, llama.hidden_states(params, CONFIG, tokens, positions, jnp.ones_like(tokens))))
+
+
+def rescore(params: llama.Params, tokens: list[int], begin: int, end: int) -> np.ndarray:
+    """log π(tokens[t] | tokens[<t]) for begin <= t < end by one forward pass over everything (right padding is never seen)."""
+    padded = np.zeros((1, 96), np.int32)
+    padded[0, : len(tokens)] = tokens
+    logprobs = np.asarray(full_forward(params, padded))[0]
+    return logprobs[np.arange(begin, end) - 1, tokens[begin:end]]
+
+
+async def converse(
+    engine: Engine, seed: int, turns: int = 3, sampling: Sampling = Sampling(max_new_tokens=9), longest: int = 20
+) -> tuple[Session, list[tuple[int, Sampled]]]:
+    """A conversation whose prompts depend on the seed alone; each turn with the place where its sample begins."""
+    rng = np.random.default_rng(seed)
+    session = engine.open(seed)
+    heard = []
+    for _ in range(turns):
+        new = rng.integers(6, CONFIG.vocab_size, int(rng.integers(1, longest))).tolist()
+        begin = len(session.tokens) + len(new)
+        heard.append((begin, await engine.generate(session, new, sampling)))
+    engine.close(session)
+    return session, heard
+
+
+async def converse_all(engine: Engine, seeds: range, **options) -> list[tuple[Session, list[tuple[int, Sampled]]]]:
+    return await asyncio.gather(*(converse(engine, seed, **options) for seed in seeds))
+
+
+def samples(conversation: tuple[Session, list[tuple[int, Sampled]]]) -> list[list[int]]:
+    return [sampled.tokens for _, sampled in conversation[1]]
+
+
+def test_logprobs_over_many_turns_equal_a_full_forward_pass(engine: Engine) -> None:
+    params = make_params()
+    for session, heard in asyncio.run(converse_all(engine, range(8))):
+        for begin, sampled in heard:
+            end = begin + len(sampled.tokens)
+            assert session.tokens[begin:end] == sampled.tokens
+            np.testing.assert_allclose(sampled.logprobs, rescore(params, session.tokens, begin, end), atol=1e-4)
+
+
+def test_a_session_does_not_depend_on_its_company(engine: Engine) -> None:
+    together = asyncio.run(converse_all(engine, range(8)))
+    alone = asyncio.run(converse(engine, 3))
+    more_than_slots = asyncio.run(converse_all(engine, range(11)))
+    assert samples(alone) == samples(together[3]) == samples(more_than_slots[3])
+    with make_engine(decode_chunk=2) as other:
+        assert [samples(one) for one in asyncio.run(converse_all(other, range(5)))] == [samples(one) for one in together[:5]]
+
+
+def test_requests_of_one_batch_keep_their_own_settings(engine: Engine) -> None:
+    settings = [Sampling(temperature=0.0, max_new_tokens=4), Sampling(max_new_tokens=7), Sampling(temperature=0.5, top_k=3, max_new_tokens=2)]
+
+    async def together() -> list:
+        return await asyncio.gather(*(converse(engine, seed, sampling=sampling) for seed, sampling in enumerate(settings)))
+
+    mixed = asyncio.run(together())
+    for seed, sampling in enumerate(settings):
+        assert samples(mixed[seed]) == samples(asyncio.run(converse(engine, seed, sampling=sampling)))
+        assert max(map(len, samples(mixed[seed]))) <= sampling.max_new_tokens
+
+
+def test_greedy_tokens_equal_transformers() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    params = make_params(1)
+    hf_config = transformers.LlamaConfig(
+        vocab_size=CONFIG.vocab_size, hidden_size=CONFIG.hidden_size, intermediate_size=CONFIG.intermediate_size, num_hidden_layers=CONFIG.num_layers,
+        num_attention_heads=CONFIG.num_heads, num_key_value_heads=CONFIG.num_kv_heads, head_dim=CONFIG.head_dim, rms_norm_eps=CONFIG.rms_norm_eps,
+        max_position_embeddings=CONFIG.max_positions, tie_word_embeddings=False, pad_token_id=0, eos_token_id=STOP, bos_token_id=1,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(hf_config).eval()
+    state = {"model.embed_tokens.weight": params["embed"], "model.norm.weight": params["final_norm"], "lm_head.weight": params["head"].T}
+    names = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "wq": "self_attn.q_proj", "wk": "self_attn.k_proj", "wv": "self_attn.v_proj", "wo": "self_attn.o_proj", "w_gate": "mlp.gate_proj", "w_up": "mlp.up_proj", "w_down": "mlp.down_proj"}  # fmt: skip
+    for ours, name in names.items():
+        for layer, weight in enumerate(params["layers"][ours]):
+            flat = weight if weight.ndim == 1 else weight.reshape(-1, CONFIG.hidden_size).T if ours == "wo" else weight.reshape(weight.shape[0], -1).T
+            state[f"model.layers.{layer}.{name}.weight"] = flat
+    theirs.load_state_dict({name: torch.tensor(np.asarray(array)) for name, array in state.items()})
+
+    with make_engine(params=params) as engine:
+        conversations = asyncio.run(converse_all(engine, range(3), sampling=Sampling(temperature=0.0, max_new_tokens=9)))
+    for session, heard in conversations:
+        for begin, sampled in heard:
+            history = torch.tensor([session.tokens[:begin]])
+            generated = theirs.generate(history, attention_mask=torch.ones_like(history), do_sample=False, max_new_tokens=9)
+            assert sampled.tokens == generated[0, begin:].tolist()
+
+
+def test_each_turn_reads_only_its_new_tokens_and_nothing_compiles_twice(engine: Engine) -> None:
+    asyncio.run(converse_all(engine, range(8)))
+    before = engine.stats
+    conversations = asyncio.run(converse_all(engine, range(8)))
+    after = engine.stats
+    assert after["compilations"] == before["compilations"] < 16
+    assert engine._programs.prefill._cache_size() + engine._programs.decode._cache_size() == engine._programs.traces
+    sampled = sum(len(one.tokens) for _, heard in conversations for _, one in heard)
+    assert after["decode_tokens"] - before["decode_tokens"] == sampled
+    assert after["prompt_tokens"] - before["prompt_tokens"] == sum(begin for _, heard in conversations for begin, _ in heard)
+    # every token is read once, by prefill or by decode, but for the very last one of each session
+    fed = after["prefill_tokens"] - before["prefill_tokens"] + sampled
+    assert fed == sum(len(session.tokens) - 1 for session, _ in conversations)
+    assert 0 < after["decode_steps"] - before["decode_steps"] < sampled
+
+
+def test_caches_are_donated(engine: Engine) -> None:
+    asyncio.run(converse(engine, 0, turns=1))
+    keys, _ = engine._caches[0]
+    asyncio.run(converse(engine, 0, turns=1))
+    assert keys.is_deleted()
+
+
+def test_new_weights_are_used_without_compiling_and_old_caches_are_not() -> None:
+    old, new = make_params(0), make_params(9)
+    with make_engine(params=old) as engine:
+        prompt, again = list(range(6, 26)), list(range(30, 35))
+        sampling = Sampling(max_new_tokens=4)
+
+        async def play(switch: bool) -> tuple[Session, Sampled]:
+            session = engine.open(1)
+            await engine.generate(session, prompt, sampling)
+            if switch:
+                engine.update_weights(new, "1")
+            return session, await engine.generate(session, again, sampling)
+
+        asyncio.run(play(False))
+        asyncio.run(play(False))  # the second time meets the caches that the first left behind
+        engine.update_weights(new, "1")
+        asyncio.run(play(False))
+        engine.update_weights(old, "0")
+        compilations = engine.stats["compilations"]
+        session, sampled = asyncio.run(play(True))
+        assert engine.weights_version == "1"
+        # the re-reading of the whole conversation may be a length that had not come up; nothing else is new
+        assert engine.stats["compilations"] <= compilations + 1
+        begin = len(session.tokens) - len(sampled.tokens)
+        np.testing.assert_allclose(sampled.logprobs, rescore(new, session.tokens, begin, len(session.tokens)), atol=1e-4)
+        before = engine.stats["compilations"]
+        for version in range(3):
+            engine.update_weights(make_params(version), str(version))
+            asyncio.run(play(False))
+        assert engine.stats["compilations"] == before
+
+
+def test_stop_tokens_and_lengths() -> None:
+    prompt = list(range(20, 30))
+    greedy = Sampling(temperature=0.0, max_new_tokens=8)
+    with make_engine(stop_ids=[]) as engine:
+        (free,) = engine.generate_batch([prompt], greedy, [0])
+        assert len(free.tokens) == 8 and free.stop_reason == "length"
+    stop = free.tokens[4]
+    first = free.tokens.index(stop)
+    with make_engine(stop_ids=[stop, 95]) as engine:
+        (stopped,) = engine.generate_batch([prompt], greedy, [0])
+        assert stopped.tokens == free.tokens[: first + 1] and stopped.stop_reason == "stop"
+        assert len(stopped.logprobs) == first + 1
+
+
+def test_full_context(engine: Engine) -> None:
+    long = [7] * 90
+
+    async def fill() -> None:
+        session = engine.open(0)
+        sampled = await engine.generate(session, long, Sampling(temperature=0.0, max_new_tokens=50))
+        assert sampled.stop_reason == "stop" or (len(sampled.tokens) == 6 and sampled.stop_reason == "length")
+        kept = list(session.tokens)
+        with pytest.raises(ContextFull, match="96"):
+            await engine.generate(session, [8] * (96 - len(kept)), Sampling())
+        assert session.tokens == kept
+        other = engine.open(0)
+        with pytest.raises(UserError, match="larger max_length"):
+            await engine.generate(other, [7] * 96, Sampling())
+        sampled = await engine.generate(other, [7] * 95, Sampling())  # fills the cache to its last place
+        assert len(sampled.tokens) == 1
+        engine.close(session)
+        engine.close(other)
+
+    asyncio.run(fill())
+    assert len(engine._free) == 8
+
+
+def test_sessions_wait_for_slots_in_order_of_arrival() -> None:
+    with make_engine(slots=2) as engine:
+        order: list[int] = []
+
+        async def episode(number: int) -> None:
+            session = engine.open(number)
+            for turn in range(2):
+                await engine.generate(session, [10 + number] * 3, Sampling(max_new_tokens=3))
+                if turn == 0:
+                    order.append(number)
+            engine.close(session)
+            engine.close(session)  # closing twice is nothing
+
+        async def everyone() -> None:
+            await asyncio.wait_for(asyncio.gather(*(episode(number) for number in range(6))), 60)
+
+        asyncio.run(everyone())
+        assert sorted(order[:2]) == [0, 1] and sorted(order[2:4]) == [2, 3] and sorted(order[4:]) == [4, 5]
+        assert len(engine._free) == 2
+
+
+def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> None:
+    with make_engine(slots=1) as engine:
+
+        async def scenario() -> None:
+            first, second = engine.open(1), engine.open(2)
+            await engine.generate(first, [10, 11], Sampling(max_new_tokens=3))
+            waiting = asyncio.create_task(engine.generate(second, [12], Sampling(max_new_tokens=3)))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            kept = list(first.tokens)
+            call = asyncio.create_task(engine.generate(first, [13], Sampling(max_new_tokens=60)))
+            await asyncio.sleep(0)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert first.tokens == kept
+            await asyncio.wait_for(waiting, 30)  # has got the slot
+            engine.close(second)
+            resumed = await asyncio.wait_for(engine.generate(first, [13], Sampling(max_new_tokens=5)), 30)
+            begin = len(first.tokens) - len(resumed.tokens)
+            np.testing.assert_allclose(resumed.logprobs, rescore(make_params(), first.tokens, begin, len(first.tokens)), atol=1e-4)
+
+        asyncio.run(scenario())
+
+
+def test_a_failure_reaches_every_caller_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with make_engine(slots=2) as engine:
+        healthy = asyncio.run(converse_all(engine, range(2)))
+
+        def broken(*_args, **_options):
+            raise OSError("the device is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._programs, "decode", broken)
+
+            async def all_fail() -> list:
+                return await asyncio.wait_for(asyncio.gather(*(converse(engine, seed) for seed in range(4)), return_exceptions=True), 30)
+
+            assert [str(error) for error in asyncio.run(all_fail())] == ["the device is gone"] * 4
+        assert len(engine._free) == 2
+        assert [samples(one) for one in asyncio.run(converse_all(engine, range(2)))] == [samples(one) for one in healthy]
+
+
+def test_damaged_weights_are_an_error_and_not_a_sample() -> None:
+    params = make_params()
+    with make_engine(params={**params, "final_norm": params["final_norm"] * jnp.nan}) as engine, pytest.raises(FloatingPointError, match="not finite"):
+        engine.generate_batch([[7, 8]], Sampling(), [0])
+
+
+def test_the_event_loop_runs_while_the_device_works(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    decode = engine._programs.decode
+
+    def waits_for_a_coroutine(*args, **options):
+        assert released.wait(timeout=20), "the event loop stood still while the device worked"
+        return decode(*args, **options)
+
+    monkeypatch.setattr(engine._programs, "decode", waits_for_a_coroutine)
+
+    async def scenario() -> None:
+        call = asyncio.create_task(converse(engine, 0, turns=1))
+        await asyncio.sleep(0.05)
+        assert not call.done()
+        released.set()
+        await call
+
+    asyncio.run(scenario())
+
+
+def test_loops_that_were_broken_off_do_not_hurt_the_next(engine: Engine) -> None:
+    expected = samples(asyncio.run(converse(engine, 3)))
+
+    async def cut_off() -> None:
+        tasks = [asyncio.create_task(converse(engine, seed)) for seed in range(12)]
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*tasks, return_exceptions=True))
+        asyncio.create_task(converse(engine, 99))  # left alone: the end of asyncio.run cancels it
+        await asyncio.sleep(0)
+
+    asyncio.run(cut_off())
+    assert samples(asyncio.run(converse(engine, 3))) == expected
+
+    abandoned = asyncio.new_event_loop()  # closed without cancelling anything
+    task = abandoned.create_task(converse(engine, 5))
+    abandoned.run_until_complete(asyncio.sleep(0))
+    abandoned.run_until_complete(asyncio.sleep(0))
+    abandoned.close()
+    assert samples(asyncio.run(converse(engine, 3))) == expected
+    assert len(engine._free) == 8
+    task._log_destroy_pending = False
+
+
+def test_bad_calls(engine: Engine) -> None:
+    async def scenario() -> None:
+        session = engine.open(0)
+        with pytest.raises(UserError, match="no tokens"):
+            await engine.generate(session, [])
+        with pytest.raises(UserError, match="0..95"):
+            await engine.generate(session, [96])
+        call = asyncio.create_task(engine.generate(session, [7], Sampling(max_new_tokens=2)))
+        await asyncio.sleep(0)
+        with pytest.raises(UserError, match="already"):
+            await engine.generate(session, [7])
+        with pytest.raises(RuntimeError, match="being sampled"):
+            engine.update_weights(make_params(), "1")
+        await call
+        engine.close(session)
+        with pytest.raises(UserError, match="closed"):
+            await engine.generate(session, [7])
+
+    asyncio.run(scenario())
+    with pytest.raises(UserError, match="max_length"):
+        make_engine(max_length=257)
+    finished = make_engine()
+    finished.shutdown()
+    with pytest.raises(RuntimeError, match="shut down"):
+        finished.open(0)
+
+
+def test_shutdown_cancels_what_waits() -> None:
+    engine = make_engine(slots=1)
+
+    async def scenario() -> None:
+        holder = engine.open(0)
+        await engine.generate(holder, [7], Sampling(max_new_tokens=1))
+        waiting = asyncio.create_task(engine.generate(engine.open(1), [7], Sampling()))
+        await asyncio.sleep(0.05)
+        engine.shutdown()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert engine._pump.done()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 1, "tensor": 2}])
+def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str, int]) -> None:
+    devices = jax.devices()
+    if len(devices) < 8:
+        pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+    mesh = make_mesh(shape, devices[: int(np.prod(list(shape.values())))])
+    short = dict(turns=2, longest=8, sampling=Sampling(max_new_tokens=6))
+    expected = asyncio.run(converse_all(engine, range(3), **short))
+    with make_engine(mesh=mesh) as divided:
+        ours = asyncio.run(converse_all(divided, range(3), **short))
+        sharding = divided._caches[0][0].sharding
+        assert sharding.num_devices == mesh.size and not sharding.is_fully_replicated
+        compilations = divided.stats["compilations"]
+        divided.update_weights(make_params(), "1")
+        assert [samples(one) for one in asyncio.run(converse_all(divided, range(3), **short))] == [samples(one) for one in ours]
+        assert divided.stats["compilations"] == compilations == divided._programs.prefill._cache_size() + divided._programs.decode._cache_size()
+    for (_, theirs), (_, heard) in zip(expected, ours, strict=True):
+        for (_, one), (_, other) in zip(theirs, heard, strict=True):
+            assert one.tokens == other.tokens
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+    if mesh.shape["data"] > 1:
+        with pytest.raises(UserError, match="multiple of 4"):
+            make_engine(mesh=mesh, slots=6)
+
+
+def test_bfloat16_stays_near_the_float32_model() -> None:
+    with make_engine(compute_dtype=jnp.bfloat16, cache_dtype=jnp.bfloat16) as engine:
+        conversations = asyncio.run(converse_all(engine, range(3), turns=2, longest=8, sampling=Sampling(max_new_tokens=6)))
+        assert engine._caches[0][0].dtype == jnp.bfloat16
+    gaps = [
+        np.abs(np.asarray(sampled.logprobs) - rescore(make_params(), session.tokens, begin, begin + len(sampled.tokens)))
+        for session, heard in conversations
+        for begin, sampled in heard
+    ]
+    assert 0 < np.mean(np.concatenate(gaps)) < 0.1

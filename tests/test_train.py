@@ -1,0 +1,222 @@
+"""The main command with a tiny strategist: what a run leaves, that it continues exactly, and how it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from configs.alfshop import get_config
+from epo_jax.checkpoint import restore_params
+from epo_jax.errors import UserError
+from epo_jax.generate.engine import Sampling
+from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.rollout.prompts import load
+from epo_jax.train import Run
+from epo_jax.trajectory import read_jsonl
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+TINY = {
+    "model.source": "random",
+    "model.architecture.hidden_size": 32,
+    "model.architecture.intermediate_size": 48,
+    "model.architecture.num_layers": 1,
+    "model.architecture.num_heads": 2,
+    "model.architecture.num_kv_heads": 1,
+    "model.architecture.head_dim": 16,
+    "model.architecture.tokenizer_games": 40,
+    "mesh.fsdp": 1,
+    "mesh.data": -1,
+    "environment.max_turns": 4,
+    "environment.train_split": "generated:train",
+    "environment.eval_split": "generated:eval",
+    "rollout.episodes": 16,
+    "rollout.slots": 8,
+    "rollout.max_context": 512,
+    "rollout.max_strategy_tokens": 8,
+    "learn.rows": 8,
+    "learn.accumulation": 1,
+    "learn.learning_rate": 1e-3,
+    "learn.max_length": 512,
+    "learn.length_buckets": (512,),
+    "warm_start.episodes": 16,
+    "warm_start.rows": 8,
+    "warm_start.accumulation": 1,
+    "rounds": 2,
+    "evaluate.tasks": 4,
+    "evaluate.every": 2,
+}
+
+
+def tiny(folder, **changes):
+    config = get_config()
+    config.workdir = str(folder)
+    config.update_from_flattened_dict(TINY | changes)
+    return config
+
+
+def finished(folder, **changes):
+    run = Run(tiny(folder, **changes), StopRequest())
+    run.everything()
+    return run
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A whole run: warm start, two rounds, two evaluations, on a mesh of eight devices."""
+    return finished(tmp_path_factory.mktemp("train") / "run")
+
+
+def test_a_run_leaves_everything_it_promises(unbroken, capsys):
+    folder = unbroken.folder.path
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rounds = [row for row in rows if row["kind"] == "round"]
+    assert [row["step"] for row in rounds] == [1, 2]
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 2]
+    assert len([row for row in rows if row["kind"] == "step"]) == 4
+    for row in rounds:
+        assert row["logprob_gap"] < 1e-4  # the learner scores what was sampled as the sampler did
+        assert row["episodes"] == 16 and row["masked"] == 0
+        for name in ("reward", "success", "advantage_nonzero_share", "grad_norm", "strategy_tokens", "repeated_token_share", "seconds_play", "seconds_judge", "seconds_learn", "compilations"):  # fmt: skip
+            assert isinstance(row[name], (int, float)), name
+    assert rounds[1]["compilations"] <= rounds[0]["compilations"] + 3  # shapes are bucketed
+    played = read_jsonl(folder / "trajectories" / "round_001.jsonl")
+    assert [trajectory.extra["index"] for trajectory in played] == list(range(16))
+    assert {trajectory.weights_version for trajectory in played} == {"step-2"}
+    assert all(turn.advantage is not None and turn.process_reward is not None for t in played for turn in t.turns)
+    assert any((folder / "tensorboard").iterdir())
+
+
+def test_the_result_says_the_same_in_transformers(unbroken):
+    """Greedy strategies of the exported folder, against transformers' own forward pass and tokenizer."""
+    folder = unbroken.folder.export
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    observations = [read_jsonl(unbroken.folder.evaluation(2))[index].first_observation for index in range(4)]
+    opening = load("alfworld", "brief").opening
+    prompts = [tokenizer.apply_chat_template(opening(text), add_generation_prompt=True)["input_ids"] for text in observations]
+    ours = unbroken_engine(unbroken).generate_batch(prompts, Sampling(temperature=0.0, max_new_tokens=16), range(4))
+    for prompt, sampled in zip(prompts, ours, strict=True):
+        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist()
+        assert sampled.tokens == theirs
+
+
+def unbroken_engine(run):
+    """A fresh engine over the run's last weights (the run's own is shut down)."""
+    return run._make_engine()
+
+
+def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tmp_path):
+    """Ten stops, at every third moment at which a run looks for one, against the unbroken run, bit for bit."""
+
+    class EveryThird(StopRequest):
+        looks = 0
+
+        @property
+        def requested(self):
+            self.looks += 1
+            return self.looks % 40 == 39
+
+        @requested.setter
+        def requested(self, value):
+            pass
+
+    stops = 0
+    while True:
+        try:
+            run = Run(tiny(tmp_path / "run"), EveryThird())
+            run.everything()
+            break
+        except Stopped:
+            stops += 1
+            assert stops < 60
+    assert stops >= 3
+    jax.tree.map(np.testing.assert_array_equal, unbroken.learner.state.params, run.learner.state.params)
+    assert read_jsonl(run.folder.trajectories(1)) == read_jsonl(unbroken.folder.trajectories(1))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_starts_again(tmp_path):
+    """SIGKILL after ever longer times; each time the same command goes on, and in the end it finishes."""
+    command = [sys.executable, "-m", "epo_jax.train", f"--config={REPOSITORY}/configs/alfshop.py", f"--config.workdir={tmp_path}/run"]
+    command += [f"--config.{name}={value}" for name, value in TINY.items()]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    for seconds in (8, 14, 20, 26, 32):
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            process.communicate(timeout=seconds)
+            assert process.returncode == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    restore_params(tmp_path / "run" / "checkpoints")
+    assert (tmp_path / "run" / "strategist" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"environment.train_split": "tomorrow"}, "no split 'tomorrow'.*generated:train"),
+        ({"environment.eval_split": "valid_seen"}, "ALFWORLD_DATA"),
+        ({"environment.prompt": "long"}, "full or brief"),
+        ({"actor": "oracle"}, "unknown actor 'oracle'.*literal"),
+        ({"judge": "nobody"}, "unknown judge 'nobody'.*progress"),
+        ({"credit.estimator": "reinforc"}, "did you mean 'reinforce'"),
+        ({"model.source": "weights/none"}, "no model weights at weights/none"),
+        ({"model.source": "gguf:no_such_package"}, "no GGUF weights"),
+        ({"mesh.tensor": 8, "mesh.data": 1}, "does not divide the model"),
+        ({"mesh.tensor": 3}, "cannot be divided"),
+        ({"learn.length_buckets": (256,)}, "do not reach"),
+        ({"learn.rows": 6}, r"learn\.rows is 6.*multiple of 8"),
+    ],
+)  # fmt: skip
+def test_bad_configurations_are_told_before_anything_is_written(tmp_path, monkeypatch, changes, words):
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    with pytest.raises(UserError, match=words) as told:
+        Run(tiny(tmp_path / "run", **changes), StopRequest())
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config=configs/alfshop.py", "--config.learn.learning_rat=1"], "learning_rate"),
+        (["--config=configs/alfshop.py:huge"], "smollm2"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        ([], "--config="),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(arguments, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "epo_jax.train", *arguments], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_episodes_can_be_played_by_asyncio_again_after_a_round(unbroken):
+    """The engine outlives an event loop: every phase opens its own."""
+    engine = unbroken_engine(unbroken)
+
+    async def one():
+        session = engine.open(1)
+        try:
+            return await engine.generate(session, [5, 6, 7], Sampling(max_new_tokens=4))
+        finally:
+            engine.close(session)
+
+    assert asyncio.run(one()).tokens == asyncio.run(one()).tokens
+    engine.shutdown()
