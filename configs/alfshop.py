@@ -29,11 +29,12 @@ def get_config(preset: str = "mini") -> ConfigDict:
 def mini(config: ConfigDict) -> None:
     """The embedded default."""
     config.model.source = "mini"
-    config.rounds = 5
+    config.rounds = 4
     config.rollout.episodes = 128
-    config.learn.learning_rate = 1e-4
+    config.learn.learning_rate = 3e-4
     config.learn.schedule = "constant"
     config.evaluate.tasks = 128
+    config.evaluate.every = 4
 
 
 def smollm2(config: ConfigDict) -> None:

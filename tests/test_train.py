@@ -19,6 +19,7 @@ import transformers
 from configs.alfshop import get_config
 from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
+from epo_jax.export import export
 from epo_jax.generate.engine import Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.rollout.prompts import load
@@ -109,6 +110,18 @@ def test_the_result_says_the_same_in_transformers(unbroken):
     for prompt, sampled in zip(prompts, ours, strict=True):
         theirs = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist()
         assert sampled.tokens == theirs
+
+
+def test_a_checkpoint_is_exported_as_the_run_left_it(unbroken, tmp_path):
+    export(unbroken.folder.path, tmp_path / "out")
+    for path in unbroken.folder.export.iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+    with pytest.raises(UserError, match="already holds something"):
+        export(unbroken.folder.path, tmp_path / "out")
+    with pytest.raises(UserError, match="no run at"):
+        export(tmp_path / "nowhere" / "run", tmp_path / "other")
+    with pytest.raises(UserError, match="no checkpoint of step 99"):
+        export(unbroken.folder.path, tmp_path / "other", step=99)
 
 
 def unbroken_engine(run):

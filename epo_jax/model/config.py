@@ -72,6 +72,8 @@ class LlamaConfig:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             if name not in config:
                 raise UserError(f"the model's config.json has no {name!r}: it is not a complete Llama or Mistral configuration.")
+            if not isinstance(config[name], int) or config[name] < 1:
+                raise UserError(f"the model's config.json sets {name} to {config[name]!r}: it must be a positive whole number.")
         rope_theta, rope_scaling = _rope_from_hf(config)
         num_heads = config["num_attention_heads"]
         # Mistral's own default is 8 key/value heads, Llama's is one for each query head.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 import transformers
 
 from epo_jax.model.config import LlamaConfig, RopeScaling
-from epo_jax.model.hf_layout import to_hf_arrays
 from epo_jax.model.weights import Params, init_params
 
 LLAMA_2 = LlamaConfig(
@@ -34,12 +34,31 @@ def random_params(config: LlamaConfig, seed: int = 0) -> Params:
     return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
 
 
+def to_hf_arrays(config: LlamaConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters (or their gradients) under transformers' names and in torch's [out, in]; written apart from the library's own."""
+    d = config.hidden_size
+    yield "model.embed_tokens.weight", np.array(params["embed"])
+    yield "model.norm.weight", np.array(params["final_norm"])
+    if not config.tie_embeddings:
+        yield "lm_head.weight", np.array(params["head"]).T
+    for i in range(config.num_layers):
+        layer = {name: np.array(array[i]) for name, array in params["layers"].items()}
+        prefix = f"model.layers.{i}."
+        yield prefix + "input_layernorm.weight", layer["attn_norm"]
+        yield prefix + "post_attention_layernorm.weight", layer["mlp_norm"]
+        for ours, theirs in (("wq", "q_proj"), ("wk", "k_proj"), ("wv", "v_proj")):
+            yield f"{prefix}self_attn.{theirs}.weight", layer[ours].reshape(d, -1).T
+        yield prefix + "self_attn.o_proj.weight", layer["wo"].reshape(-1, d).T
+        for ours, theirs in (("w_gate", "gate_proj"), ("w_up", "up_proj"), ("w_down", "down_proj")):
+            yield f"{prefix}mlp.{theirs}.weight", layer[ours].T
+
+
 def torch_model(config: LlamaConfig, params: Params) -> transformers.PreTrainedModel:
     """The same weights in transformers' model; `padding_idx` is unset, because it would drop that token's gradient."""
     hf = transformers.AutoConfig.for_model(**config.to_hf())
     hf._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(hf, dtype=torch.float32)
-    state = {name: torch.from_numpy(np.array(array)) for name, array in to_hf_arrays(config, params)}
+    state = {name: torch.from_numpy(array.copy()) for name, array in to_hf_arrays(config, params)}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     model.tie_weights()

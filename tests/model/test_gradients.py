@@ -10,8 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the reference gradient needs torch: pip install torch==2.13.0")
 
 from epo_jax.model import llama  # noqa: E402
-from epo_jax.model.hf_layout import to_hf_arrays  # noqa: E402
-from tests.model.reference import VARIANTS, random_params, torch_model  # noqa: E402
+from tests.model.reference import VARIANTS, random_params, to_hf_arrays, torch_model  # noqa: E402
 
 # Each row: (length, [(first token, end, advantage) of each strategist turn]); the second row has a turn of advantage 0.
 ROWS = [(40, [(5, 9, 1.0), (20, 21, 0.99), (33, 40, 0.3)]), (29, [(4, 11, 0.0), (15, 29, 1.0)]), (12, [(3, 7, -0.5)])]
@@ -52,7 +51,7 @@ def test_gradient_of_the_published_loss(name) -> None:
     model = torch_model(config, params)
     want_loss = torch_loss(model, tokens)
     want_loss.backward()
-    got_loss, gradient = jax.value_and_grad(our_loss)(params, config, jnp.asarray(tokens), segments, weights, "full")
+    got_loss, gradient = jax.jit(jax.value_and_grad(our_loss), static_argnums=(1, 5))(params, config, jnp.asarray(tokens), segments, weights, "full")
     assert abs(float(got_loss) - float(want_loss.detach())) < 1e-4
     theirs = {key: parameter.grad.numpy() for key, parameter in model.named_parameters()}
     compared = 0

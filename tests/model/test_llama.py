@@ -113,7 +113,8 @@ def test_decoding_leaves_idle_rows_alone() -> None:
     layers, rest = llama.unstack(random_params(config))
     cache = jax.random.normal(jax.random.key(0), (2, config.num_kv_heads, 16, config.head_dim))
     caches = [(cache, cache)] * config.num_layers
-    _, after = llama.decode_step(layers, rest, config, jnp.array([5, 5]), jnp.array([-1, 3]), caches)
+    step = jax.jit(lambda tokens, positions, caches: llama.decode_step(layers, rest, config, tokens, positions, caches))
+    _, after = step(jnp.array([5, 5]), jnp.array([-1, 3]), caches)
     for k, v in after:
         assert (k[0] == cache[0]).all() and (v[0] == cache[0]).all()
         assert (k[1, :, 3] != cache[1, :, 3]).all() and (k[1, :, 4:] == cache[1, :, 4:]).all()
@@ -129,7 +130,8 @@ def test_remat_changes_nothing(remat) -> None:
         positions, segments = jnp.asarray(counting(2, 20)), jnp.ones((2, 20), jnp.int32)
         return jnp.sum(jnp.sin(llama.hidden_states(params, config, jnp.asarray(tokens), positions, segments, remat=remat)))
 
-    want, got = jax.grad(loss)(params, "none"), jax.grad(loss)(params, remat)
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    want, got = gradient(params, "none"), gradient(params, remat)
     for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
         assert np.abs(a - b).max() < 1e-5 * max(1.0, np.abs(a).max())
 
@@ -140,7 +142,7 @@ def test_bfloat16_stays_near_float32() -> None:
     tokens = np.random.default_rng(0).integers(4, config.vocab_size, (2, 20))
     exact = ours(config, params, tokens, counting(2, 20), np.ones((2, 20)))
     rounded = ours(config, params, tokens, counting(2, 20), np.ones((2, 20)), compute_dtype=jnp.bfloat16)
-    assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
+    assert 0 < np.abs(exact - rounded).mean() < 0.05 * np.abs(exact).mean()  # 8 bits of mantissa through two layers
 
 
 def test_module_and_parameters_are_each_others_inverse() -> None:

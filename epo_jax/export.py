@@ -1,0 +1,47 @@
+"""Any checkpoint of a run as a Hugging Face folder.
+
+    python -m epo_jax.export --checkpoint=runs/alfshop --output=DIR [--step=N]
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from epo_jax import command_line
+from epo_jax.checkpoint import restore_params
+from epo_jax.errors import UserError
+from epo_jax.model import hf_weights
+from epo_jax.model.config import LlamaConfig
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, or its folder of checkpoints.")
+OUTPUT = flags.DEFINE_string("output", None, "The folder to write; it must not exist, or be empty.")
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint, by the number in its name; the newest whole one if not given.")
+
+
+def main() -> None:
+    if not CHECKPOINT.value or not OUTPUT.value:
+        raise UserError("say what to export and where: --checkpoint=runs/alfshop --output=DIR.")
+    export(pathlib.Path(CHECKPOINT.value), pathlib.Path(OUTPUT.value), STEP.value)
+    print(f"wrote {OUTPUT.value}: load it with transformers.AutoModelForCausalLM.from_pretrained")
+
+
+def export(checkpoint: pathlib.Path, output: pathlib.Path, step: int | None = None) -> None:
+    """Writes the parameters and tokenizer of a run's checkpoint to `output`.
+
+    Raises `UserError` where there is no checkpoint or tokenizer, or if `output` already holds something.
+    """
+    run = checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.parent
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"there is no run at {checkpoint}: give a run's folder, such as runs/alfshop.")
+    if not (run / "tokenizer").is_dir():
+        raise UserError(f"the run at {run} has no folder tokenizer: it is not whole.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} already holds something: give another --output, or remove it first.")
+    model, params, _ = restore_params(run / "checkpoints", step)
+    hf_weights.save(output, LlamaConfig.from_hf(model), params, run / "tokenizer")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
