@@ -60,7 +60,7 @@ def get_defaults() -> ConfigDict:
     config.credit = ConfigDict()
     config.credit.estimator = "reinforce"  # epo (as published) | reinforce
     config.credit.discount = 0.99
-    config.credit.process_weight = 0.5  # reinforce: weight of the process reward beside the outcome
+    config.credit.process_weight = 1.0  # reinforce: weight of the process reward beside the outcome
     config.credit.normalise = True  # reinforce: divide by the batch's standard deviation
     config.credit.permute = False  # the control: advantages change places across episodes
 
@@ -78,7 +78,8 @@ def get_defaults() -> ConfigDict:
     config.learn.beta1 = 0.9
     config.learn.beta2 = 0.999
     config.learn.entropy_weight = 0.0
-    config.learn.kl_weight = 0.0  # of the k3 estimate of KL(behaviour ‖ learner)
+    config.learn.importance_cap = 0.0  # tokens weigh min(learner / behaviour probability, cap) after a round's first step; 0: always 1
+    config.learn.kl_weight = 0.0  # of the k3 estimate of KL(learner ‖ behaviour)
 
     config.warm_start = ConfigDict()  # cloning the explorer's demonstrations before the first round
     config.warm_start.episodes = 0  # 0: off

@@ -184,6 +184,7 @@ class Learner:
             remat=self._config.model.remat,
             entropy_weight=0.0 if warm else learn.entropy_weight,
             kl_weight=0.0 if warm else learn.kl_weight,
+            importance_cap=0.0 if warm else learn.importance_cap,
         )
 
 

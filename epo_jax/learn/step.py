@@ -92,6 +92,7 @@ def make_step(
     chunk: int = 128,
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
+    importance_cap: float = 0.0,
 ) -> Step:
     """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
 
@@ -109,7 +110,9 @@ def make_step(
         logprobs, entropies = losses.token_logprobs(
             params, config, batch, compute_dtype=compute_dtype, remat=remat, chunk=chunk, mesh=mesh
         )
-        loss = losses.reinforce_loss(batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight)
+        loss = losses.reinforce_loss(
+            batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, importance_cap=importance_cap
+        )
         return loss, (logprobs, entropies)
 
     def step(state: TrainState, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
