@@ -33,7 +33,7 @@ def config_value(holder: flags.FlagHolder):
     try:
         config.keys()
     except (OSError, ImportError) as error:
-        raise UserError(f"cannot read the configuration: {error}") from error
+        raise UserError(f"cannot read the configuration: {str(error).strip().splitlines()[-1].strip()}") from error
     return config
 
 

@@ -33,13 +33,15 @@ def token_logprobs(
     *,
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
-    chunk: int = 128,
+    chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """log π(tokens[t] | tokens before t) and the entropy of that distribution, float32 [B,T] each, for a batch [B,T].
 
-    Zero at every position that the strategist did not sample (turn_ids 0). `chunk`: positions of a row in one piece of the head.
+    Zero at every position that the strategist did not sample (turn_ids 0). `chunk`: positions of a row in one piece of the head; None
+    chooses by `chunk_for`.
     """
+    chunk = chunk or chunk_for(batch.tokens.shape[0], mesh)
     hidden = llama.hidden_states(
         params, config, batch.tokens, batch.positions, batch.segment_ids, compute_dtype=compute_dtype, remat=remat, mesh=mesh
     )
@@ -50,6 +52,14 @@ def token_logprobs(
     return chunked_logprobs(
         hidden, lambda head, x: llama.logits(head, config, x, mesh=mesh), head, batch.tokens, said(batch), chunk=chunk
     )
+
+
+def chunk_for(rows: int, mesh: Mesh | None) -> int:
+    """Positions of a row in one piece of the head, such that a device works on 512 tokens at once on CPU (their logits stay near the
+    caches: twice as fast as 4096), and on 2048 elsewhere (so that reading the head's weights does not dominate)."""
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    rows_on_a_device = rows if mesh is None else -(-rows // (mesh.shape["data"] * mesh.shape["fsdp"]))
+    return max(16, (512 if device.platform == "cpu" else 2048) // rows_on_a_device)
 
 
 def said(batch: TrajectoryBatch) -> jax.Array:

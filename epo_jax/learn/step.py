@@ -89,7 +89,7 @@ def make_step(
     *,
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
-    chunk: int = 128,
+    chunk: int | None = None,
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
     importance_cap: float = 0.0,
@@ -145,7 +145,7 @@ def make_step(
 
 
 def make_scorer(
-    config: LlamaConfig, mesh: Mesh | None = None, *, compute_dtype: Any = jnp.float32, chunk: int = 128
+    config: LlamaConfig, mesh: Mesh | None = None, *, compute_dtype: Any = jnp.float32, chunk: int | None = None
 ) -> Step:
     """score(params, batch [A,B,T]) -> log-probabilities of the sampled tokens [A,B,T] float32, 0 elsewhere. Nothing is donated."""
     compute_dtype = _dtype(compute_dtype)

@@ -74,7 +74,7 @@ def test_the_explorer_acts_whatever_was_said() -> None:
 def test_precise_words_win_and_mixed_words_leave_something_to_learn() -> None:
     assert success(demonstrations(PRECISE, 200, 20, choose)) >= 0.95
     assert success(demonstrations({"loose": 1.0}, 200, 20, choose)) >= 0.8
-    assert 0.35 <= success(demonstrations(MIXED, 200, 20, choose)) <= 0.65
+    assert 0.8 <= success(demonstrations(MIXED, 200, 20, choose)) <= 0.96  # spoken without a clone's mistakes
     assert success(demonstrations({"vague": 1.0}, 100, 20, choose)) <= 0.05
 
 
