@@ -13,6 +13,7 @@ import pytest
 
 from epo_jax.batch import UNKNOWN_LOGPROB, TrajectoryBatch, pad
 from epo_jax.learn import losses
+from epo_jax.mesh import make_mesh
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare
@@ -42,9 +43,8 @@ def trajectories_from_labels(tokens: np.ndarray, labels: np.ndarray, scores: np.
     return result
 
 
-@pytest.mark.parametrize("chunk", [7, 64])
 @pytest.mark.parametrize("case", range(8))
-def test_published_loss_and_gradient(shared: pathlib.Path, case: int, chunk: int) -> None:
+def test_published_loss_and_gradient(shared: pathlib.Path, case: int) -> None:
     """Logits stand in for hidden states, with the identity as head, through the batch and the chunks that training uses."""
     reference = np.load(shared / "reference" / "epo_loss.npz")
     logits, tokens, labels, scores, loss, grad = (reference[f"case{case}/{name}"] for name in ("logits", "tokens", "labels", "scores", "loss", "grad"))
@@ -53,7 +53,7 @@ def test_published_loss_and_gradient(shared: pathlib.Path, case: int, chunk: int
     batch = TrajectoryBatch(*(jnp.asarray(array[0]) for array in batch))
 
     def published(logits: jax.Array) -> jax.Array:
-        logprobs, entropies = losses.chunked_logprobs(logits, lambda _, x: x, (), batch.tokens, losses.said(batch), chunk=chunk)
+        logprobs, entropies = losses.chunked_logprobs(logits, lambda _, x: x, (), batch.tokens, losses.said(batch), chunk=7)
         return losses.reinforce_loss(batch, logprobs, entropies)
 
     ours, our_grad = jax.jit(jax.value_and_grad(published))(jnp.asarray(logits, jnp.float32))
@@ -104,7 +104,7 @@ def unchunked(params: llama.Params, config: LlamaConfig, batch: TrajectoryBatch)
 
 
 def test_chunked_equals_unchunked(model) -> None:
-    """Chunks that divide T and that do not, and one that is longer than T."""
+    """A chunk that does not divide T, and one that is longer."""
     config, params = model
     batch = make_batch(3, 48)
 
@@ -116,7 +116,7 @@ def test_chunked_equals_unchunked(model) -> None:
         return jax.jit(jax.value_and_grad(value, has_aux=True))(params)
 
     (expected_value, expected), expected_gradient = objective(lambda params: unchunked(params, config, batch))
-    for chunk in (5, 16, 1000):
+    for chunk in (5, 1000):
         (value, scored), gradient = objective(lambda params: losses.token_logprobs(params, config, batch, chunk=chunk))
         np.testing.assert_allclose(value, expected_value, rtol=1e-5)
         jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-5), scored, expected)
@@ -213,6 +213,21 @@ def test_loss_terms_by_hand() -> None:
     np.testing.assert_allclose(losses.reinforce_loss(batch, logprobs, entropies, entropy_weight=0.1), 0.25 * 3.5 - 0.1 * 3.0, rtol=1e-6)
     k3 = np.exp(0.5) - 1.0 - 0.5
     np.testing.assert_allclose(losses.reinforce_loss(batch, logprobs, entropies, kl_weight=2.0), 0.25 * 3.5 + 2.0 * k3 / 3, rtol=1e-6)
+
+
+def test_truncated_importance_weights_by_hand() -> None:
+    """Ratios exp(-0.5) and 1 stay below a cap of 2; exp(1.5) does not; each is a constant to the gradient."""
+    batch, logprobs, entropies = by_hand()
+    batch = batch._replace(behavior_logprobs=batch.behavior_logprobs.at[0, 2].set(-3.5), loss_weights=batch.loss_weights.at[0, 4].set(0.5))
+    value, gradient = jax.value_and_grad(lambda lp: losses.reinforce_loss(batch, lp, entropies, importance_cap=2.0))(logprobs)
+    weights = [0.25 * np.exp(-0.5), 0.25 * 2.0, 0.5]  # the last token's behaviour is not known: weight 1
+    np.testing.assert_allclose(value, np.dot(weights, [1.5, 2.0, 3.0]), rtol=1e-6)
+    np.testing.assert_allclose(gradient[0], [0, -weights[0], -weights[1], 0, -weights[2], 0], rtol=1e-6)
+
+
+def test_chunks_keep_a_device_busy_on_about_512_tokens() -> None:
+    assert [losses.chunk_for(rows, None) for rows in (1, 4, 8, 1000)] == [512, 128, 64, 16]
+    assert losses.chunk_for(8, make_mesh({"data": 2, "fsdp": 2}, jax.devices()[:4])) == 256
 
 
 def test_metrics_by_hand() -> None:
