@@ -29,12 +29,13 @@ def get_config(preset: str = "mini") -> ConfigDict:
 def mini(config: ConfigDict) -> None:
     """The embedded default."""
     config.model.source = "mini"
+    config.model.remat = "dots"
     config.rounds = 6
     config.rollout.episodes = 128
     config.learn.learning_rate = 1e-4
     config.learn.accumulation = 8
-    config.learn.importance_cap = 1.0
-    config.learn.kl_weight = 0.02
+    config.learn.clip_low = 0.2
+    config.learn.clip_high = 0.2
     config.credit.discount = 0.8  # what a strategy does to the next few moves says most about it
     config.learn.schedule = "constant"
     config.evaluate.tasks = 128

@@ -78,7 +78,9 @@ def get_defaults() -> ConfigDict:
     config.learn.beta1 = 0.9
     config.learn.beta2 = 0.999
     config.learn.entropy_weight = 0.0
-    config.learn.importance_cap = 0.0  # tokens weigh min(learner / behaviour probability, cap) after a round's first step; 0: always 1
+    # PPO's clip range: a token counts while learner / behaviour probability is in [1 - clip_low, 1 + clip_high]; 0 and 0: as published
+    config.learn.clip_low = 0.0
+    config.learn.clip_high = 0.0
     config.learn.kl_weight = 0.0  # of the k3 estimate of KL(learner ‖ behaviour)
 
     config.warm_start = ConfigDict()  # cloning the explorer's demonstrations before the first round

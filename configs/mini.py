@@ -15,10 +15,12 @@ def get_config() -> ConfigDict:
     config = get_defaults()
     config.name = "mini"
     config.model.source = "random"
+    config.model.remat = "dots"
     config.environment.train_split = "generated:train"
     config.environment.eval_split = "generated:eval"
-    config.warm_start.episodes = 20_000
+    config.warm_start.episodes = 48_000
     config.warm_start.learning_rate = 2e-3
+    config.learn.length_buckets = (256, 320, 384, 448, 512, 576, 640, 704, 768, 1024)
     config.checkpoint.every_steps = 100
     config.rounds = 0
     config.evaluate.tasks = 128

@@ -44,8 +44,8 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
     Raises:
       UserError: missing or damaged weights, an unsupported architecture, or a mesh that does not divide the model.
     """
-    source = config.model.source
-    if source == "random":
+    source, path = config.model.source, find(config.model.source)
+    if path is None:
         tokenizer = Tokenizer(mini_tokenizer.train(tokenizer_texts(), config.model.architecture.vocab_size))
         model_config = _random_config(config.model.architecture, tokenizer)
         check_divides(model_config, mesh)
@@ -55,22 +55,33 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
         )
         params = initialise(jax.random.key(config.seed))
         name = "random"
-    elif source.startswith("gguf:"):
-        path = _gguf_path(source.removeprefix("gguf:"))
+    elif path.is_file():
         model_config, params = gguf_weights.load(path, mesh, jnp.float32)
         tokenizer = Tokenizer(gguf_weights.tokenizer(path))
         name = path.stem
     else:
-        folder = MINI if source == "mini" else pathlib.Path(source)
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"no model weights at {folder}: set --config.model.source to a Hugging Face folder "
-                "(config.json, *.safetensors, tokenizer files) that lies on this machine."
-            )
-        model_config, params = hf_weights.load(folder, mesh, jnp.float32)
-        tokenizer = Tokenizer.load(folder)
-        name = "mini" if source == "mini" else folder.name
+        model_config, params = hf_weights.load(path, mesh, jnp.float32)
+        tokenizer = Tokenizer.load(path)
+        name = "mini" if source == "mini" else path.name
     return Strategist(name, model_config, params, tokenizer, ConversationFormat(tokenizer))
+
+
+def find(source: str) -> pathlib.Path | None:
+    """Where the weights of `config.model.source` lie: a Hugging Face folder, a .gguf file, or None for "random".
+
+    Raises `UserError` where there is nothing.
+    """
+    if source == "random":
+        return None
+    if source.startswith("gguf:"):
+        return _gguf_path(source.removeprefix("gguf:"))
+    folder = MINI if source == "mini" else pathlib.Path(source)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"no model weights at {folder}: set --config.model.source to a Hugging Face folder "
+            "(config.json, *.safetensors, tokenizer files) that lies on this machine."
+        )
+    return folder
 
 
 def _random_config(architecture: ConfigDict, tokenizer: Tokenizer) -> LlamaConfig:

@@ -60,6 +60,7 @@ class Run:
         self.config, self.stop = config, stop
         self.environment = config.environment.name
         self.train_split, self.eval_split = _splits(config)
+        _check_present(config, (self.train_split, self.eval_split))
         self.train_tasks = envs.make(self.environment).tasks(self.train_split)
         self.eval_tasks = _sample(envs.make(self.environment).tasks(self.eval_split), config.evaluate.tasks)
         self.prompts = prompts.load(self.environment, config.environment.prompt)
@@ -322,6 +323,25 @@ class Run:
         round = self.learner.position.round
         self.metrics.write("round", round, values)
         round_table(f"round {round} of {self.config.rounds}", values)
+
+
+def _check_present(config: ConfigDict, splits: Sequence[str]) -> None:
+    """Everything that the run takes from outside, so that one start names all that is missing and not only the first."""
+    missing = []
+    for need in (
+        lambda: strategists.find(config.model.source),
+        lambda: [envs.make(config.environment.name).tasks(split) for split in splits],
+        lambda: actors.make(config.actor),
+        lambda: judge.make(config.judge),
+    ):
+        try:
+            need()
+        except UserError as error:
+            missing.append(str(error).rstrip("."))
+    if len(missing) > 1:
+        raise UserError(f"this run misses {len(missing)} things. " + "; ".join(f"({i}) {text}" for i, text in enumerate(missing, 1)) + ".")
+    if missing:
+        raise UserError(missing[0] + ".")
 
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:

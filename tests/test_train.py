@@ -197,6 +197,10 @@ def test_killed_at_any_moment_it_starts_again(tmp_path):
         ({"mesh.tensor": 8, "mesh.data": 1}, "does not divide the model"),
         ({"mesh.tensor": 3}, "cannot be divided"),
         ({"learn.length_buckets": (256,)}, "do not reach"),
+        (
+            {"model.source": "weights/none", "environment.train_split": "train", "judge": "nobody"},
+            r"misses 3 things.*\(1\) no model weights at weights/none.*\(2\).*ALFWORLD_DATA.*\(3\).*no judge 'nobody'",
+        ),
         ({"learn.rows": 6}, r"learn\.rows is 6.*multiple of 8"),
     ],
 )  # fmt: skip

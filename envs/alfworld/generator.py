@@ -72,7 +72,7 @@ _ROOMS_OF_TASK = {
     "pick_cool_then_place_in_recep": ("kitchen",),
     "look_at_obj_in_light": ("bedroom", "bedroom", "living room"),
 }
-_MOST_RECEPTACLES = {"small": 9, "full": 40}
+_MOST_RECEPTACLES = {"small": 7, "full": 40}
 # Things per receptacle, beside those of the task.
 _CLUTTER = {"small": 0.75, "full": 1.1}
 # How strongly things keep to their usual places; below 1 the search in the few places of a small home stays worth learning.
@@ -105,7 +105,7 @@ def generate_game(
 ) -> dict[str, Any]:
     """A game in the format of ALFWorld's `game.tw-pddl`.
 
-    size: "small" (5 to 9 receptacles, few things: for a model of a few million parameters) or "full" (as the real rooms).
+    size: "small" (5 to 7 receptacles, few things: for a model of a few million parameters) or "full" (as the real rooms).
     task_type: one of TASK_TYPES or SHORT_TASK_TYPES; None draws one. walkthrough: False leaves the planner's solution
     empty, which is faster. Equal arguments give equal games. Raises UserError for a size or task type that does not exist.
     """

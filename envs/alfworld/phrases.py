@@ -17,8 +17,9 @@ from envs.alfworld.explorer import Decision, Explorer
 
 STYLES = ("exact", "plain", "loose", "vague")
 
-# Style weights of the mini strategist's demonstrations.
-MIXED: Mapping[str, float] = {"exact": 0.2, "plain": 0.2, "loose": 0.25, "vague": 0.35}
+# Style weights of the mini strategist's demonstrations. The vague style has the most weight and one wording, so what a clone says
+# likeliest is what helps least: becoming surer of itself makes it worse, and only learning what works makes it better.
+MIXED: Mapping[str, float] = {"exact": 0.15, "plain": 0.25, "loose": 0.25, "vague": 0.35}
 PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 
 # style -> verb of the action, with the purpose where it matters -> wordings.
@@ -26,7 +27,7 @@ PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "exact": {"": ("{action}.",)},
     "plain": {
-        "go search": ("check {place} for the {kind} next.", "visit {place} to look for the {kind}.", "the {kind} may be at {place}."),
+        "go search": ("check {place} for the {kind} next.", "visit {place} to look for the {kind}."),
         "go fetch": ("walk to {place} to get {thing}.", "go back to {place} for {thing}."),
         "go tool": ("head to {place} with {thing}.", "carry {thing} over to {place}."),
         "go carry": ("carry {thing} to {place}.", "bring {thing} to {place} now."),
@@ -44,7 +45,7 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "look": ("look around.",),
     },
     "loose": {
-        "go search": ("look in one of the {spot}s for the {kind}.", "check a {spot} for the {kind}.", "search the {spot}s."),
+        "go search": ("look in one of the {spot}s for the {kind}.", "search the {spot}s."),
         "go fetch": ("go back to the {spot} for the {kind}.", "walk to the {spot}."),
         "go tool": ("take the {kind} to the {spot}.", "head to the {spot}."),
         "go carry": ("carry the {kind} to a {spot}.", "take the {kind} to the {spot}."),
@@ -62,26 +63,24 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "look": ("look around.",),
     },
     "vague": {
-        "go search": ("keep searching.", "look for the {kind} somewhere else.", "we still need the {kind}."),
-        "go fetch": ("get the {kind} we saw before.", "go back to it."),
-        "go tool": ("we should {treat} it now.", "the {kind} is not ready yet."),
-        "go carry": ("put it where it belongs.", "now put it down.", "put it away."),
-        "go lamp": ("now we need some light.", "use the lamp we saw."),
+        "go search": ("keep searching.",),
+        "go fetch": ("get what we saw before.",),
+        "go tool": ("the {kind} is not ready yet.",),
+        "go carry": ("it belongs somewhere else.",),
+        "go lamp": ("now we need some light.",),
         "go drop": ("we do not need this.",),
-        "open": ("see what is inside.", "it is closed."),
+        "open": ("see what is inside.",),
         "examine": ("have a closer look.",),
-        "take": ("take what we need.", "there it is, get it."),
-        "move carry": ("put it down here.", "this is the right spot."),
-        "move drop": ("put it down.", "that is the wrong thing."),
-        "clean": ("we should wash it.", "make it clean."),
-        "heat": ("we should warm it up.", "make it hot."),
-        "cool": ("we should cool it down.", "make it cold."),
-        "use": ("turn it on.", "now look at it in the light."),
+        "take": ("there it is, get it.",),
+        "move carry": ("this is the right spot.",),
+        "move drop": ("that is the wrong thing.",),
+        "clean": ("make it clean.",),
+        "heat": ("make it hot.",),
+        "cool": ("make it cold.",),
+        "use": ("now look at it in the light.",),
         "look": ("look around.",),
     },
 }
-_TREATMENTS = {"sinkbasin": "clean", "microwave": "warm", "fridge": "cool"}
-
 
 def phrase(decision: Decision, style: str, rng: random.Random) -> str:
     """The decision as one sentence of at most about 12 words, "Thought: …", in one of STYLES."""
@@ -96,7 +95,6 @@ def phrase(decision: Decision, style: str, rng: random.Random) -> str:
         place=decision.place,
         kind=kind,
         spot=spot,
-        treat=_TREATMENTS.get(spot, "use"),
     )
     return f"Thought: {words}"
 

@@ -220,12 +220,14 @@ class Engine:
         self._requests.append(request)
         self._arrivals += 1
         self._wake.set()
+        before = session.tokens
         try:
             return await request.answer
         except asyncio.CancelledError:
             if request in self._requests:
                 self._requests.remove(request)
-                self._vacate(session)
+            session.tokens = before  # it may have been answered already, with nobody left to hear it
+            self._vacate(session)
             raise
 
     def generate_batch(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Sampled]:

@@ -184,7 +184,7 @@ class Learner:
             remat=self._config.model.remat,
             entropy_weight=0.0 if warm else learn.entropy_weight,
             kl_weight=0.0 if warm else learn.kl_weight,
-            importance_cap=0.0 if warm else learn.importance_cap,
+            clip=(0.0, 0.0) if warm else (learn.clip_low, learn.clip_high),
         )
 
 

@@ -131,23 +131,26 @@ def reinforce_loss(
     *,
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
-    importance_cap: float = 0.0,
+    clip: tuple[float, float] = (0.0, 0.0),
 ) -> jax.Array:
     """-Σ loss_weights · log π, summed over rows (EPO, section 3); a scalar. All arrays [B,T].
 
-    With loss weights A_t / (T_i k_t) this is the published loss. With an `importance_cap` above 0 each token is weighted by
-    min(π / behaviour, cap), taken as a constant (truncated importance sampling, Ionides 2008): later steps of a round then
-    see that a token which was pushed down is rarer now, and do not push it further and further. Where behaviour is not
-    known, and in a round's first step, the weight is 1. Two optional terms, each the mean over a row's sampled tokens, and summed
-    over rows like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the k3 estimate of KL(learner ‖ behaviour)
+    With loss weights A_t / (T_i k_t) this is the published loss. A round takes several steps on what one policy sampled, and the later
+    ones should not push what the earlier ones have pushed already. With `clip` = (low, high) above 0 a token of known behaviour
+    therefore counts by PPO's clipped surrogate (Schulman et al. 2017, equation 7): log π gives way to the ratio ρ = π / behaviour, and
+    a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to. While ρ = 1, as in a round's first
+    step, the gradient is that of the published loss. Two optional terms, each the mean over a row's sampled tokens, and summed over rows
+    like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the k3 estimate of KL(learner ‖ behaviour)
     (Schulman 2020), where behaviour log-probabilities are known.
     """
-    weights = batch.loss_weights
-    if importance_cap:
+    gain = batch.loss_weights * logprobs
+    if any(clip):
         known = batch.behavior_logprobs < UNKNOWN_ABOVE
-        log_ratio = jnp.clip(logprobs - batch.behavior_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-        weights = weights * jax.lax.stop_gradient(jnp.where(known, jnp.minimum(jnp.exp(log_ratio), importance_cap), 1.0))
-    loss = -jnp.sum(weights * logprobs)
+        log_ratio = jnp.where(known, logprobs - batch.behavior_logprobs, 0.0)
+        ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        clipped = jnp.clip(ratio, 1.0 - clip[0], 1.0 + clip[1])
+        gain = jnp.where(known, jnp.minimum(batch.loss_weights * ratio, batch.loss_weights * clipped), gain)
+    loss = -jnp.sum(gain)
     if entropy_weight or kl_weight:
         here = said(batch)
         share = here / jnp.maximum(1, jnp.sum(here, axis=1, keepdims=True)) * trajectories_in(batch)[:, None]

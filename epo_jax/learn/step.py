@@ -92,7 +92,7 @@ def make_step(
     chunk: int | None = None,
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
-    importance_cap: float = 0.0,
+    clip: tuple[float, float] = (0.0, 0.0),
 ) -> Step:
     """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
 
@@ -111,7 +111,7 @@ def make_step(
             params, config, batch, compute_dtype=compute_dtype, remat=remat, chunk=chunk, mesh=mesh
         )
         loss = losses.reinforce_loss(
-            batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, importance_cap=importance_cap
+            batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, clip=clip
         )
         return loss, (logprobs, entropies)
 

@@ -10,7 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
+from epo_jax.errors import UserError
 from epo_jax.trajectory import Trajectory
 
 
@@ -51,24 +55,30 @@ class MetricsWriter:
 
     def __init__(self, folder: pathlib.Path, *, tensorboard: bool) -> None:
         self._path = folder / "metrics.jsonl"
-        self._events = None
+        self._events: EventsWriter | None = None
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(folder / "tensorboard"))
+            (folder / "tensorboard").mkdir(exist_ok=True)
+            # Not tensorboardX's SummaryWriter: its thread and its exit handler fail in public when the disk is full.
+            self._events = EventsWriter(str(folder / "tensorboard" / "events"))
 
     def write(self, kind: str, step: int, values: Mapping[str, float | int | str]) -> None:
-        """`kind` is the row's subject (`round`, `step`, `evaluation`); NaN becomes null, so that every reader parses the file."""
+        """`kind` is the row's subject (`round`, `step`, `evaluation`); NaN becomes null, so that every reader parses the file.
+
+        Raises `UserError` if the disk refuses.
+        """
         row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         for name, value in values.items():
             row[name] = value if isinstance(value, str) or math.isfinite(value) else None
-        with open(self._path, "a") as file:
-            file.write(json.dumps(row) + os.linesep)
-        if self._events is not None:
-            for name, value in values.items():
-                if not isinstance(value, str) and math.isfinite(value):
-                    self._events.add_scalar(f"{kind}/{name}", value, step)
-            self._events.flush()
+        try:
+            with open(self._path, "a") as file:
+                file.write(json.dumps(row) + os.linesep)
+            if self._events is not None:
+                for name, value in values.items():
+                    if not isinstance(value, str) and math.isfinite(value):
+                        self._events.write_event(Event(wall_time=row["time"], step=step, summary=scalar(f"{kind}/{name}", value)))
+                self._events.flush()
+        except OSError as error:
+            raise UserError(f"cannot write metrics in {self._path.parent}: {error.strerror or error}; make room, the same command continues.") from error
 
     def close(self) -> None:
         if self._events is not None:

@@ -282,6 +282,30 @@ def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> N
         asyncio.run(scenario())
 
 
+def test_a_call_cancelled_between_answer_and_hearing_counts_as_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    with make_engine(slots=1) as engine:
+
+        async def scenario() -> None:
+            session = engine.open(1)
+            await engine.generate(session, [10, 11], Sampling(max_new_tokens=3))
+            kept = list(session.tokens)
+            call = asyncio.create_task(engine.generate(session, [13], Sampling(max_new_tokens=3)))
+            accept = engine._accept
+
+            def accept_and_cancel(request, *sampled) -> None:
+                accept(request, *sampled)
+                if request.answer.done():
+                    call.cancel()
+
+            monkeypatch.setattr(engine, "_accept", accept_and_cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert session.tokens == kept
+            assert len(engine._free) == 1
+
+        asyncio.run(scenario())
+
+
 def test_a_failure_reaches_every_caller_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with make_engine(slots=2) as engine:
         healthy = asyncio.run(converse_all(engine, range(2)))

@@ -215,14 +215,26 @@ def test_loss_terms_by_hand() -> None:
     np.testing.assert_allclose(losses.reinforce_loss(batch, logprobs, entropies, kl_weight=2.0), 0.25 * 3.5 + 2.0 * k3 / 3, rtol=1e-6)
 
 
-def test_truncated_importance_weights_by_hand() -> None:
-    """Ratios exp(-0.5) and 1 stay below a cap of 2; exp(1.5) does not; each is a constant to the gradient."""
+def test_clipped_surrogate_by_hand() -> None:
+    """Ratios exp(0.5) and exp(-0.5), each once with a weight that pushes it further out (clipped: no gradient) and once back in."""
     batch, logprobs, entropies = by_hand()
-    batch = batch._replace(behavior_logprobs=batch.behavior_logprobs.at[0, 2].set(-3.5), loss_weights=batch.loss_weights.at[0, 4].set(0.5))
-    value, gradient = jax.value_and_grad(lambda lp: losses.reinforce_loss(batch, lp, entropies, importance_cap=2.0))(logprobs)
-    weights = [0.25 * np.exp(-0.5), 0.25 * 2.0, 0.5]  # the last token's behaviour is not known: weight 1
-    np.testing.assert_allclose(value, np.dot(weights, [1.5, 2.0, 3.0]), rtol=1e-6)
-    np.testing.assert_allclose(gradient[0], [0, -weights[0], -weights[1], 0, -weights[2], 0], rtol=1e-6)
+    batch = batch._replace(behavior_logprobs=batch.behavior_logprobs.at[0, 1:3].set(jnp.asarray([-2.0, -1.5])), loss_weights=batch.loss_weights.at[0, 4].set(0.5))
+    up, down = np.exp(0.5), np.exp(-0.5)
+    for first, second, value, gradient in (
+        (0.25, 0.25, 1.3 * 0.25 + down * 0.25, [0.0, down * 0.25]),
+        (-0.25, -0.25, -up * 0.25 - 0.8 * 0.25, [-up * 0.25, 0.0]),
+    ):
+        weighted = batch._replace(loss_weights=batch.loss_weights.at[0, 1:3].set(jnp.asarray([first, second])))
+        found = jax.value_and_grad(lambda lp, w=weighted: -losses.reinforce_loss(w, lp, entropies, clip=(0.2, 0.3)))(logprobs)
+        np.testing.assert_allclose(found[0], value - 0.5 * 3.0, rtol=1e-6)  # the last token's behaviour is not known: log π
+        np.testing.assert_allclose(found[1][0], [0, *gradient, 0, 0.5, 0], rtol=1e-6)
+
+
+def test_clipping_leaves_the_first_step_of_a_round_as_it_is() -> None:
+    batch, logprobs, entropies = by_hand()
+    batch = batch._replace(behavior_logprobs=jnp.where(batch.turn_ids > 0, logprobs, 0.0))
+    plain, clipped = (jax.grad(lambda lp, c=clip: losses.reinforce_loss(batch, lp, entropies, clip=c))(logprobs) for clip in ((0.0, 0.0), (0.2, 0.2)))
+    np.testing.assert_allclose(clipped, plain, rtol=1e-6)
 
 
 def test_chunks_keep_a_device_busy_on_about_512_tokens() -> None:

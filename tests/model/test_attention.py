@@ -21,14 +21,10 @@ def written_out(q, k, v, q_positions, kv_positions, q_segments, kv_segments, win
     """The rule, one query at a time, in float64; zeros for a query that sees nothing."""
     out = np.zeros(q.shape)
     groups = q.shape[2] // k.shape[2]
-    for b, t, n in np.ndindex(q.shape[:3]):
-        sees = [
-            s
-            for s in range(k.shape[1])
-            if q_segments[b, t] == kv_segments[b, s] != 0
-            and 0 <= q_positions[b, t] - kv_positions[b, s] < (window or 10**9)
-        ]
-        if sees:
+    for b, t in np.ndindex(q.shape[:2]):
+        distance = q_positions[b, t] - kv_positions[b]
+        sees = (kv_segments[b] == q_segments[b, t]) & (q_segments[b, t] != 0) & (distance >= 0) & (distance < (window or 10**9))
+        for n in range(q.shape[2]) if sees.any() else ():
             scores = k[b, sees, n // groups].astype(np.float64) @ q[b, t, n] / np.sqrt(q.shape[-1])
             weights = np.exp(scores - scores.max())
             out[b, t, n] = weights @ v[b, sees, n // groups] / weights.sum()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import struct
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
+from epo_jax.errors import UserError
 from epo_jax.report.metrics import MetricsWriter, describe, repeated_token_share
 from epo_jax.trajectory import Trajectory, Turn
 
@@ -45,4 +49,21 @@ def test_every_reader_can_parse_the_file(tmp_path):
     writer.close()
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["success"], row["gap"]) for row in rows] == [(1, 0.5, None), (2, 0.75, 1e-6)]
-    assert any((tmp_path / "tensorboard").iterdir())
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert list(scalars(events.read_bytes())) == [("round/success", 1, 0.5), ("round/success", 2, 0.75), ("round/gap", 2, pytest.approx(1e-6))]
+
+
+def scalars(data: bytes):
+    """(tag, step, value) of each scalar in a TensorBoard file: records of length (8 bytes), checksum (4), event, checksum (4)."""
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        yield from ((value.tag, event.step, value.simple_value) for value in event.summary.value)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    monkeypatch.setattr("builtins.open", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(UserError, match="No space left on device; make room"):
+        writer.write("round", 1, {"success": 0.5})

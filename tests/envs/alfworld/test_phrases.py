@@ -44,7 +44,7 @@ def success(found: list[Demonstration]) -> float:
 def test_sentences_are_short_and_complete(style: str) -> None:
     said = {step.strategy for found in demonstrations({style: 1.0}, 150, 24, choose) for step in found.steps}
     said |= {step.strategy for found in demonstrations({style: 1.0}, 150, 24) for step in found.steps}
-    assert len(said) > 30
+    assert len(said) > (10 if style == "vague" else 30)
     for sentence in said:
         assert re.fullmatch(r"Thought: [a-z0-9 ,]+\.", sentence), sentence
         assert "  " not in sentence and len(sentence.split()) <= 13, sentence
