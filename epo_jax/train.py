@@ -102,7 +102,7 @@ class Run:
         rows: list[dict[str, float]] = []
         with bar("warm start", steps) as progress:
             progress.advance(amount=self.learner.position.steps)
-            for metrics in self.learner.take_steps(self._demonstration_batches(), steps, on_step=progress.advance):
+            for metrics in self.learner.take_steps(self._demonstration_batches(), steps, on_step=progress.advance_reading):
                 rows.append(metrics)
                 if len(rows) % 50 == 0 or len(rows) == steps:
                     mean = {name: float(np.mean([row[name] for row in rows[-50:]])) for name in ("logprob", "entropy", "grad_norm")}
@@ -141,7 +141,7 @@ class Run:
         with bar(f"round {position.round + 1} learn", len(batches)) as progress:
             progress.advance(amount=position.steps)
             done = position.steps
-            for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance):
+            for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance_reading):
                 rows.append(metrics)
                 self.metrics.write("step", int(metrics["optimizer_step"]), metrics)
         seconds = time.monotonic() - start

@@ -73,10 +73,11 @@ class Learner:
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
-    def take_steps(self, batches: Iterator[TrajectoryBatch], total: int, on_step: Callable[[], None]) -> Iterator[dict[str, float]]:
+    def take_steps(self, batches: Iterator[TrajectoryBatch], total: int, on_step: Callable[[float], None]) -> Iterator[dict[str, float]]:
         """Steps until `total` are done in this round or phase; yields each step's metrics, one step late, so that the device never waits.
 
-        A request to stop saves and raises `Stopped`. Metrics: those of `learn.step`, and `optimizer_step` and `read_tokens`.
+        `on_step(tokens)` hears at once of each step, and how many tokens it read. A request to stop saves and raises `Stopped`.
+        Metrics: those of `learn.step`, and `optimizer_step` and `read_tokens`.
         """
         late: tuple[dict[str, jax.Array], dict[str, float]] | None = None
         every = self._config.checkpoint.every_steps
@@ -92,7 +93,7 @@ class Learner:
             if late is not None:
                 yield _on_host(*late)
             late = metrics, known
-            on_step()
+            on_step(known["read_tokens"])
             if every and self.position.steps % every == 0 and self.position.steps < total:
                 self.save()
         if late is not None:

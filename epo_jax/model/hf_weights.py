@@ -266,9 +266,11 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_tensors(partial, config, params, max_shard_bytes)
         dtype = str(np.dtype(params["embed"].dtype))
         _write_json(partial / "config.json", config.to_hf() | {"dtype": dtype, "torch_dtype": dtype})
+        _write_tensors(partial, config, params, max_shard_bytes)
+        for path in partial.glob("*.safetensors"):
+            shutil.copymode(partial / "config.json", path)  # the library lets nobody but the owner read
         hf = config.to_hf()
         generation = {name: hf[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if hf[name] is not None}
         _write_json(partial / "generation_config.json", generation)

@@ -25,9 +25,15 @@ class Bar:
     def __init__(self, progress: Progress, task: int) -> None:
         self._progress, self._task = progress, task
         self._start = time.monotonic()
+        self._tokens = 0.0
 
     def advance(self, note: str = "", amount: int = 1) -> None:
         self._progress.update(self._task, advance=amount, note=note)
+
+    def advance_reading(self, tokens: float) -> None:
+        """One optimizer step further, which read so many tokens; the note is their rate since the start."""
+        self._tokens += tokens
+        self.advance(f"{self._tokens / max(self.seconds, 1e-3):.0f} tokens/s")
 
     @property
     def seconds(self) -> float:

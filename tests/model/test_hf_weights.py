@@ -87,6 +87,7 @@ def test_saving_replaces_a_folder_and_a_full_disk_leaves_it(tmp_path, monkeypatc
     config, params = hf_weights.load(tmp_path / "theirs")
     hf_weights.save(tmp_path / "ours", config, params)
     before = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert len({path.stat().st_mode for path in (tmp_path / "ours").iterdir()}) == 1  # who may read one file may read all
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
