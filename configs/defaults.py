@@ -73,6 +73,9 @@ def get_defaults() -> ConfigDict:
     config.learn.accumulation = 4  # forward passes in one optimizer step
     config.learn.max_length = 1024  # longer trajectories drop whole turns
     config.learn.length_buckets = (256, 384, 512, 640, 768, 1024)
+    # Several trajectories in a row instead of padding: the same steps, loss and gradient, less padding, a few more lengths to compile.
+    # A packed pass has one row a device, of at most twice max_length and `rows` * max_length in all; `length_buckets` are not used.
+    config.learn.packing = False
     config.learn.clip_norm = 1.0
     config.learn.weight_decay = 0.0
     config.learn.beta1 = 0.9
@@ -88,6 +91,7 @@ def get_defaults() -> ConfigDict:
     config.warm_start.learning_rate = 1e-3
     config.warm_start.rows = 4
     config.warm_start.accumulation = 4
+    config.warm_start.packing = False  # as learn.packing, for the demonstrations
     config.warm_start.schedule = "cosine"
     config.warm_start.warmup_ratio = 0.05
     config.warm_start.beta2 = 0.95

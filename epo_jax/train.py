@@ -24,13 +24,13 @@ from ml_collections import ConfigDict, config_flags
 
 import envs
 from epo_jax import command_line, strategist as strategists
-from epo_jax.batch import TrajectoryBatch, pad
+from epo_jax.batch import TrajectoryBatch, make_batches
 from epo_jax.errors import UserError
 from epo_jax.evaluation import estimate, paired_difference, successes
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import make_mesh
+from epo_jax.mesh import make_mesh, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe
@@ -228,8 +228,10 @@ class Run:
         learn, round = self.config.learn, self.learner.position.round
         for epoch in range(learn.epochs):
             order = np.random.default_rng([self.config.seed, round, epoch]).permutation(len(trajectories))
-            batches, counts = pad(
+            batches, counts = make_batches(
                 [trajectories[index] for index in order],
+                packing=learn.packing,
+                ways=rows_split_over(self.mesh),
                 length_buckets=learn.length_buckets,
                 rows=learn.rows,
                 max_length=learn.max_length,
@@ -240,7 +242,10 @@ class Run:
             yield from batches
 
     def _demonstration_batches(self) -> Iterator[TrajectoryBatch]:
-        """Batches of demonstrations, from where the warm start stands; those of four steps are sorted by length, to save padding."""
+        """Batches of demonstrations, from where the warm start stands; to save padding, those of four steps are sorted by length, or packed.
+
+        Packing wants the lengths of a step unlike, so nothing is sorted for it.
+        """
         settings, learn, done = self.config.warm_start, self.config.learn, self.learner.position.steps
         size = 4 * settings.rows * settings.accumulation
         stream = demonstrations.demonstrations(
@@ -253,8 +258,11 @@ class Run:
             max_turns=self.config.environment.max_turns,
         )
         for group in itertools.count(done // 4):
-            batches, _ = pad(
-                sorted(itertools.islice(stream, size), key=lambda trajectory: len(trajectory.tokens)),
+            played = list(itertools.islice(stream, size))
+            batches, _ = make_batches(
+                played if settings.packing else sorted(played, key=lambda trajectory: len(trajectory.tokens)),
+                packing=settings.packing,
+                ways=rows_split_over(self.mesh),
                 length_buckets=learn.length_buckets,
                 rows=settings.rows,
                 accumulation=settings.accumulation,
@@ -346,7 +354,7 @@ def _check_present(config: ConfigDict, splits: Sequence[str]) -> None:
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     """What would otherwise only fail after the first round was played."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = rows_split_over(mesh)
     for name in ("learn", "warm_start"):
         if config[name].rows % ways:
             raise UserError(
@@ -355,7 +363,9 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
             )
     credit.estimate(config.credit.estimator, [])
     learn = config.learn
-    pad([], length_buckets=learn.length_buckets, rows=learn.rows, max_length=learn.max_length, pad_id=0, accumulation=learn.accumulation)
+    make_batches(
+        [], packing=False, length_buckets=learn.length_buckets, rows=learn.rows, max_length=learn.max_length, pad_id=0, accumulation=learn.accumulation
+    )
 
 
 def _splits(config: ConfigDict) -> tuple[str, str]:
