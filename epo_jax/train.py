@@ -30,8 +30,9 @@ from epo_jax.evaluation import estimate, paired_difference, successes
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import make_mesh, rows_split_over
+from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
+from epo_jax.offline import OfflineRun
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe
 from epo_jax.reward import credit, judge
@@ -46,9 +47,12 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a f
 def main() -> None:
     """Runs `--config` to its end; a request to stop ends it early, saved, with the exit code that shells expect."""
     config = command_line.config_value(CONFIG)
+    kinds = {"rounds": Run, "recorded": OfflineRun}
+    if config.learn_from not in kinds:
+        raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
     with StopRequest() as stop:
         try:
-            Run(config, stop).everything()
+            kinds[config.learn_from](config, stop).everything()
         except Stopped:
             sys.exit(130)
 
@@ -354,13 +358,10 @@ def _check_present(config: ConfigDict, splits: Sequence[str]) -> None:
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     """What would otherwise only fail after the first round was played."""
-    ways = rows_split_over(mesh)
     for name in ("learn", "warm_start"):
-        if config[name].rows % ways:
-            raise UserError(
-                f"{name}.rows is {config[name].rows}, and the mesh splits rows over {ways} devices (data × fsdp): "
-                f"give a multiple of {ways}, as in --config.{name}.rows={ways}."
-            )
+        check_rows(f"{name}.rows", config[name].rows, mesh)
+    if config.learn.overlong != "drop":
+        raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     credit.estimate(config.credit.estimator, [])
     learn = config.learn
     make_batches(
