@@ -16,6 +16,10 @@ def get_defaults() -> ConfigDict:
     config.workdir = ""  # where the run writes; "" = runs/<name>
     config.seed = 0
 
+    config.learn_from = "rounds"  # rounds of self-play | recorded conversations (configs/offline.py)
+    config.data = ""  # recorded: a file in the published conversation format
+    config.allow_malformed = "0.01"  # recorded: the share of rows that may be malformed (they are listed and skipped); True: any
+
     config.model = ConfigDict()
     # "mini" (shipped with the project), "gguf:PACKAGE_OR_FILE", "random" (from `architecture`), or a Hugging Face folder.
     config.model.source = "mini"
@@ -71,8 +75,14 @@ def get_defaults() -> ConfigDict:
     config.learn.epochs = 1  # passes over a round's trajectories
     config.learn.rows = 4  # trajectories in one forward pass, over all devices
     config.learn.accumulation = 4  # forward passes in one optimizer step
-    config.learn.max_length = 1024  # longer trajectories drop whole turns
+    config.learn.max_length = 1024  # longer trajectories drop whole turns at their end
+    # Recorded conversations that are longer: drop whole turns at the end, or split. A split part begins again with the opening messages, and the
+    # human message before its first turn is joined to the last of them; its turns weigh what they would in the whole conversation.
+    config.learn.overlong = "drop"
     config.learn.length_buckets = (256, 384, 512, 640, 768, 1024)
+    # Several trajectories in a row instead of padding: the same steps, loss and gradient, less padding, a few more lengths to compile.
+    # A packed pass has one row a device, of at most twice max_length and `rows` * max_length in all; `length_buckets` are not used.
+    config.learn.packing = False
     config.learn.clip_norm = 1.0
     config.learn.weight_decay = 0.0
     config.learn.beta1 = 0.9
@@ -88,6 +98,7 @@ def get_defaults() -> ConfigDict:
     config.warm_start.learning_rate = 1e-3
     config.warm_start.rows = 4
     config.warm_start.accumulation = 4
+    config.warm_start.packing = False  # as learn.packing, for the demonstrations
     config.warm_start.schedule = "cosine"
     config.warm_start.warmup_ratio = 0.05
     config.warm_start.beta2 = 0.95

@@ -83,6 +83,21 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec("batch"))
 
 
+def rows_split_over(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are split: a batch has a multiple of so many."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_rows(name: str, rows: int, mesh: Mesh) -> None:
+    """Raises `UserError` where the mesh does not divide the rows of a forward pass; `name` is their field in the configuration."""
+    ways = rows_split_over(mesh)
+    if rows % ways:
+        raise UserError(
+            f"{name} is {rows}, and the mesh splits rows over {ways} devices (data × fsdp): "
+            f"give a multiple of {ways}, as in --config.{name}={ways}."
+        )
+
+
 def constrain(x: jax.Array, mesh: Mesh | None, *logical: str) -> jax.Array:
     """Tells the compiler how an intermediate array lies on the mesh; does nothing without a mesh."""
     return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*logical)))

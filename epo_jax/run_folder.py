@@ -5,6 +5,7 @@
     trajectories/      round_000.jsonl, …: every episode
     evaluation/        round_000.jsonl (before the first round), …
     metrics.jsonl, tensorboard/
+    data.json          a run on recorded conversations: which file, and what was left out of it
     checkpoints/       orbax
     tokenizer/         the strategist's, for export
     strategist/        the result as a Hugging Face folder
@@ -56,7 +57,7 @@ class RunFolder:
                     raise UserError(f"the folder {path} is not empty and holds no run: choose another with --config.workdir=DIR.")
                 for name in ("trajectories", "evaluation"):
                     (path / name).mkdir(parents=True, exist_ok=True)
-                _write_whole(stored, json.dumps(values, indent=1, sort_keys=True))
+                write_whole(stored, json.dumps(values, indent=1, sort_keys=True))
                 resumed = False
             with open(path / "provenance.jsonl", "a") as file:
                 file.write(json.dumps(provenance(config)) + "\n")
@@ -121,7 +122,8 @@ def _check_same(stored: dict[str, Any], values: dict[str, Any], path: pathlib.Pa
         )
 
 
-def _write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either whole or as it was before. Raises OSError."""
     scratch = path.with_name(path.name + ".partial")
     with open(scratch, "w") as file:
         file.write(text)

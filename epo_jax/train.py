@@ -24,14 +24,15 @@ from ml_collections import ConfigDict, config_flags
 
 import envs
 from epo_jax import command_line, strategist as strategists
-from epo_jax.batch import TrajectoryBatch, pad
+from epo_jax.batch import TrajectoryBatch, make_batches
 from epo_jax.errors import UserError
 from epo_jax.evaluation import estimate, paired_difference, successes
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import make_mesh
+from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
+from epo_jax.offline import OfflineRun
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe
 from epo_jax.reward import credit, judge
@@ -46,9 +47,12 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a f
 def main() -> None:
     """Runs `--config` to its end; a request to stop ends it early, saved, with the exit code that shells expect."""
     config = command_line.config_value(CONFIG)
+    kinds = {"rounds": Run, "recorded": OfflineRun}
+    if config.learn_from not in kinds:
+        raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
     with StopRequest() as stop:
         try:
-            Run(config, stop).everything()
+            kinds[config.learn_from](config, stop).everything()
         except Stopped:
             sys.exit(130)
 
@@ -228,8 +232,10 @@ class Run:
         learn, round = self.config.learn, self.learner.position.round
         for epoch in range(learn.epochs):
             order = np.random.default_rng([self.config.seed, round, epoch]).permutation(len(trajectories))
-            batches, counts = pad(
+            batches, counts = make_batches(
                 [trajectories[index] for index in order],
+                packing=learn.packing,
+                ways=rows_split_over(self.mesh),
                 length_buckets=learn.length_buckets,
                 rows=learn.rows,
                 max_length=learn.max_length,
@@ -240,7 +246,10 @@ class Run:
             yield from batches
 
     def _demonstration_batches(self) -> Iterator[TrajectoryBatch]:
-        """Batches of demonstrations, from where the warm start stands; those of four steps are sorted by length, to save padding."""
+        """Batches of demonstrations, from where the warm start stands; to save padding, those of four steps are sorted by length, or packed.
+
+        Packing wants the lengths of a step unlike, so nothing is sorted for it.
+        """
         settings, learn, done = self.config.warm_start, self.config.learn, self.learner.position.steps
         size = 4 * settings.rows * settings.accumulation
         stream = demonstrations.demonstrations(
@@ -253,8 +262,11 @@ class Run:
             max_turns=self.config.environment.max_turns,
         )
         for group in itertools.count(done // 4):
-            batches, _ = pad(
-                sorted(itertools.islice(stream, size), key=lambda trajectory: len(trajectory.tokens)),
+            played = list(itertools.islice(stream, size))
+            batches, _ = make_batches(
+                played if settings.packing else sorted(played, key=lambda trajectory: len(trajectory.tokens)),
+                packing=settings.packing,
+                ways=rows_split_over(self.mesh),
                 length_buckets=learn.length_buckets,
                 rows=settings.rows,
                 accumulation=settings.accumulation,
@@ -346,16 +358,15 @@ def _check_present(config: ConfigDict, splits: Sequence[str]) -> None:
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     """What would otherwise only fail after the first round was played."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
     for name in ("learn", "warm_start"):
-        if config[name].rows % ways:
-            raise UserError(
-                f"{name}.rows is {config[name].rows}, and the mesh splits rows over {ways} devices (data × fsdp): "
-                f"give a multiple of {ways}, as in --config.{name}.rows={ways}."
-            )
+        check_rows(f"{name}.rows", config[name].rows, mesh)
+    if config.learn.overlong != "drop":
+        raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     credit.estimate(config.credit.estimator, [])
     learn = config.learn
-    pad([], length_buckets=learn.length_buckets, rows=learn.rows, max_length=learn.max_length, pad_id=0, accumulation=learn.accumulation)
+    make_batches(
+        [], packing=False, length_buckets=learn.length_buckets, rows=learn.rows, max_length=learn.max_length, pad_id=0, accumulation=learn.accumulation
+    )
 
 
 def _splits(config: ConfigDict) -> tuple[str, str]:

@@ -1,20 +1,16 @@
-"""The record of one episode as one strategist saw it, and its two file formats.
+"""The record of one episode as one strategist saw it, and its file format (`published.py` has that of the original pipeline).
 
-Native format: JSON Lines, one episode a line, read back unchanged (floats included). A line is written with one system call and ends with
+JSON Lines, one episode a line, read back unchanged (floats included). A line is written with one system call and ends with
 a newline, so a process that is killed while appending can only leave one torn last line; `read_jsonl` drops that line and reports it.
-
-Published format: a JSON list of `{"conversations": [{"from": "human" | "gpt", "value": ..., "score": "0.97"}, ...]}`, where `score` stands on
-strategist ("gpt") messages only and is the finished advantage (the original pipeline's training data).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from epo_jax.errors import UserError
@@ -206,121 +202,7 @@ def _end_of_whole_lines(descriptor: int) -> int:
     return 0
 
 
-# --- the published conversation format --------------------------------------------------------------------------------------------------------
-
-
-def to_published(trajectory: Trajectory) -> dict[str, Any]:
-    """One conversation in the published format; a turn without an advantage has no `score`.
-
-    The messages are those that the strategist read and wrote. `extra["messages"]` (a list of `{"role", "content"}`: the prompt that opened the
-    conversation) stands first if the player kept it; else the first observation does. The message after a turn is `extra["replies"][i]` if the
-    player kept it (one a turn, "" for none at the end), else the observation. Tokens and log-probabilities have no place in this format.
-    """
-    opening = trajectory.extra.get("messages") or [{"role": "user", "content": trajectory.first_observation}]
-    replies = trajectory.extra.get("replies") or [turn.observation for turn in trajectory.turns[:-1]] + [""]
-    messages: list[dict[str, str]] = []
-
-    def say(speaker: str, value: str, **more: str) -> None:
-        if speaker == "human" and messages and messages[-1]["from"] == "human":
-            messages[-1]["value"] += "\n\n" + value  # a system prompt becomes part of the first human message
-        else:
-            messages.append({"from": speaker, "value": value, **more})
-
-    for message in opening:
-        say("gpt" if message["role"] == "assistant" else "human", message["content"])
-    for index, (turn, reply) in enumerate(zip(trajectory.turns, replies, strict=True)):
-        say("gpt", turn.strategy, **({} if turn.advantage is None else {"score": repr(float(turn.advantage))}))
-        if reply or index + 1 < len(trajectory.turns):
-            say("human", reply)
-    return {"conversations": messages}
-
-
-def from_published(record: dict[str, Any], *, environment: str = "published", task_id: str = "") -> Trajectory:
-    """A trajectory from one published conversation: text and advantages; tokens stay empty (a tokenizer fills them in for training).
-
-    Strategist messages before the first that has a `score` (the "OK" acknowledgement of the in-context opening) belong to the opening and
-    are not trained on; if no message has a score, only a leading "OK" is. A later strategist message without a score gets advantage 0.0, so
-    that T_i still counts it. The opening is kept in `extra["messages"]`, the human messages that follow each turn in `extra["replies"]`.
-    """
-    messages = _checked_messages(record)
-    spoken = [index for index, message in enumerate(messages) if message["from"] == "gpt"]
-    scored = [index for index in spoken if message_score(messages[index]) is not None]
-    if scored:
-        first = scored[0]
-    else:
-        candidates = [index for index in spoken if messages[index]["value"].strip().rstrip(".!").upper() != ACKNOWLEDGEMENT]
-        first = candidates[0] if candidates else len(messages)
-    opening = [{"role": "assistant" if m["from"] == "gpt" else "user", "content": m["value"]} for m in messages[:first]]
-    turns: list[Turn] = []
-    replies: list[str] = []
-    for message in messages[first:]:
-        if message["from"] == "gpt":
-            score = message_score(message)
-            turns.append(Turn(strategy=message["value"], advantage=(0.0 if score is None else score) if scored else None))
-            replies.append("")
-        else:  # two human messages in a row are read as one
-            replies[-1] = turns[-1].observation = "\n\n".join(filter(None, [replies[-1], message["value"]]))
-    return Trajectory(
-        environment=environment,
-        task_id=task_id,
-        turns=turns,
-        first_observation=opening[-1]["content"] if opening else "",
-        extra={"messages": opening, "replies": replies},
-    )
-
-
-def message_score(message: dict[str, Any]) -> float | None:
-    """The advantage on a published message, or None. Raises `UserError` if it is not a finite number."""
-    if "score" not in message or message["score"] in (None, ""):
-        return None
-    try:
-        score = float(message["score"])
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise UserError(f"a message's score is {message['score']!r}: give a number as a string, such as \"0.97\".")
-    return score
-
-
-def write_published(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Write trajectories as one published JSON file, replacing it at once."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        scratch.write_text(json.dumps([to_published(t) for t in trajectories], ensure_ascii=False, indent=2), encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder.") from error
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def read_published(path: str | os.PathLike[str], *, environment: str = "published") -> list[Trajectory]:
-    """All conversations of a published JSON file; task ids are the positions in it."""
-    path = pathlib.Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read conversations from {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): give a JSON list of conversations.") from error
-    if not isinstance(records, list):
-        raise UserError(f"{path} does not hold a list of conversations: give a JSON list of objects with `conversations`.")
-    return [from_published(record, environment=environment, task_id=str(index)) for index, record in enumerate(records)]
-
-
 # --- building from JSON -----------------------------------------------------------------------------------------------------------------------
-
-
-def _checked_messages(record: Any) -> list[dict[str, Any]]:
-    messages = record.get("conversations") if isinstance(record, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise UserError("a published record has no list `conversations`: give {\"conversations\": [{\"from\", \"value\"}, ...]}.")
-    for message in messages:
-        if not isinstance(message, dict) or message.get("from") not in ("human", "gpt") or not isinstance(message.get("value"), str):
-            raise UserError(f"a published message is {str(message)[:80]!r}: give \"from\" as \"human\" or \"gpt\" and \"value\" as a string.")
-    return messages
 
 
 def _turn_from_dict(record: Any) -> Turn:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,13 +18,20 @@ import pytest
 import torch
 import transformers
 
+import envs
 from configs.alfshop import get_config
 from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
 from epo_jax.export import export
 from epo_jax.generate.engine import Sampling
 from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.learn.learner import Position
+from epo_jax.mesh import make_mesh
+from epo_jax.model.conversation import ConversationFormat
+from epo_jax.model.tokenizer import Tokenizer
+from epo_jax.rollout.demonstrations import demonstrate
 from epo_jax.rollout.prompts import load
+from epo_jax.strategist import MINI
 from epo_jax.train import Run
 from epo_jax.trajectory import read_jsonl
 
@@ -163,6 +172,30 @@ def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tm
     assert read_jsonl(run.folder.trajectories(1)) == read_jsonl(unbroken.folder.trajectories(1))
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_packed_rounds_and_demonstrations_take_the_steps_of_padded_ones(tmp_path, packing):
+    """As many steps, each of as many trajectories with the same weights in sum, in fewer entries; without a model, the arrays alone."""
+    run = Run.__new__(Run)
+    run.config = tiny(tmp_path, **{"learn.packing": packing, "warm_start.packing": packing, "learn.rows": 16, "warm_start.rows": 16})
+    run.mesh, run.environment = make_mesh({"data": -1}), "alfworld"
+    run.strategist = SimpleNamespace(tokenizer=Tokenizer.load(MINI))
+    run.strategist.conversation = ConversationFormat(run.strategist.tokenizer)
+    run.learner = SimpleNamespace(position=Position())
+    run.train_tasks, run.prompts = envs.make("alfworld").tasks("generated:train"), load("alfworld", "brief")
+    cloning = list(itertools.islice(run._demonstration_batches(), 2))
+    played = [
+        demonstrate("alfworld", run.train_tasks[index], index, conversation=run.strategist.conversation, prompts=run.prompts, max_turns=1 + index % 5)
+        for index in range(24)
+    ]
+    values = {}
+    rounds = list(run._batches(played, values))
+    for batches, sizes in ((cloning, [16, 16]), (rounds, [16, 8])):
+        assert [int(batch.segment_ids.max(axis=-1).sum()) for batch in batches] == sizes
+        np.testing.assert_allclose([batch.loss_weights.sum() for batch in batches], sizes, rtol=1e-5)  # advantage 1: a trajectory's weights sum to 1
+    assert (max(batch.segment_ids.max() for batch in rounds) > 1) == packing
+    assert (values["padding_share"] < 0.5) == packing and values["dropped_turns"] == 0
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_starts_again(tmp_path):
     """SIGKILL after ever longer times; each time the same command goes on, and in the end it finishes."""
@@ -202,6 +235,7 @@ def test_killed_at_any_moment_it_starts_again(tmp_path):
             r"misses 3 things.*\(1\) no model weights at weights/none.*\(2\).*ALFWORLD_DATA.*\(3\).*no judge 'nobody'",
         ),
         ({"learn.rows": 6}, r"learn\.rows is 6.*multiple of 8"),
+        ({"learn.overlong": "split"}, "recorded conversations"),
     ],
 )  # fmt: skip
 def test_bad_configurations_are_told_before_anything_is_written(tmp_path, monkeypatch, changes, words):

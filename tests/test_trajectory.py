@@ -1,8 +1,7 @@
-"""Trajectories are read back unchanged, survive a killed writer, and travel through the published format."""
+"""Trajectories are read back unchanged and survive a killed writer."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -170,83 +169,3 @@ def test_damage_that_is_no_torn_line_is_told(tmp_path):
             t.read_jsonl(path)
     with pytest.raises(UserError, match="cannot read"):
         t.read_jsonl(tmp_path / "absent.jsonl")
-
-
-# --- the published format ---------------------------------------------------------------------------------------------------------------------
-
-PUBLISHED = {
-    "conversations": [
-        {"from": "human", "value": "Interact with a household. Example: ..."},
-        {"from": "gpt", "value": "OK"},
-        {"from": "human", "value": "Your task is to: look."},
-        {"from": "gpt", "value": "Thought: go to desk 1.", "score": "0.97"},
-        {"from": "human", "value": "Agent1's go to desk 1\nOn the desk 1, you see nothing."},
-        {"from": "gpt", "value": "Thought: stop.", "score": "1.0"},
-    ]
-}
-
-
-def test_published_there_and_back(tmp_path):
-    trajectory = t.from_published(PUBLISHED)
-    assert [turn.strategy for turn in trajectory.turns] == ["Thought: go to desk 1.", "Thought: stop."]
-    assert [turn.advantage for turn in trajectory.turns] == [0.97, 1.0]
-    assert [message["role"] for message in trajectory.extra["messages"]] == ["user", "assistant", "user"]
-    assert trajectory.first_observation == "Your task is to: look."
-    assert t.to_published(trajectory) == PUBLISHED
-    with_end = {"conversations": [*PUBLISHED["conversations"], {"from": "human", "value": "The end."}]}
-    assert t.to_published(t.from_published(with_end)) == with_end
-    t.write_published(tmp_path / "p.json", [trajectory, t.from_published(with_end)])
-    assert json.loads((tmp_path / "p.json").read_text()) == [PUBLISHED, with_end]
-    read = t.read_published(tmp_path / "p.json")
-    assert read[0].turns == trajectory.turns and [r.task_id for r in read] == ["0", "1"]
-    t.write_jsonl(tmp_path / "p.jsonl", read)
-    assert t.read_jsonl(tmp_path / "p.jsonl") == read
-
-
-def test_published_without_scores_and_with_gaps():
-    bare = {"conversations": [{k: v for k, v in m.items() if k != "score"} for m in PUBLISHED["conversations"]]}
-    trajectory = t.from_published(bare)
-    assert len(trajectory.turns) == 2 and all(turn.advantage is None for turn in trajectory.turns)
-    assert t.to_published(trajectory) == bare
-    gap = json.loads(json.dumps(PUBLISHED))
-    del gap["conversations"][5]["score"]  # a strategist turn that nobody scored still counts in T_i
-    assert [turn.advantage for turn in t.from_published(gap).turns] == [0.97, 0.0]
-
-
-def test_own_trajectories_are_published_with_what_the_strategist_read():
-    trajectory = t.Trajectory("e", "x", turns=[t.Turn(strategy="a", observation="seen", advantage=0.5), t.Turn(strategy="b", observation="end", advantage=-1)])
-    trajectory.first_observation = "room"
-    assert t.to_published(trajectory)["conversations"] == [
-        {"from": "human", "value": "room"}, {"from": "gpt", "value": "a", "score": "0.5"}, {"from": "human", "value": "seen"}, {"from": "gpt", "value": "b", "score": "-1.0"},
-    ]  # fmt: skip
-    trajectory.extra["messages"] = [{"role": "system", "content": "be short"}, {"role": "user", "content": "room"}]
-    trajectory.extra["replies"] = ["Agent1's go\nseen", ""]
-    values = [message["value"] for message in t.to_published(trajectory)["conversations"]]
-    assert values == ["be short\n\nroom", "a", "Agent1's go\nseen", "b"]
-
-
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ([], "conversations"),
-        ({"conversations": []}, "conversations"),
-        ({"conversations": [{"from": "robot", "value": "x"}]}, "human"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "value"),
-        ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "score": "good"}]}, "score"),
-        ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "score": "nan"}]}, "score"),
-    ],
-)
-def test_bad_published_records_are_told(record, words):
-    with pytest.raises(UserError, match=words):
-        t.from_published(record)
-
-
-def test_bad_published_files_are_told(tmp_path):
-    (tmp_path / "p.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
-        t.read_published(tmp_path / "p.json")
-    (tmp_path / "p.json").write_text("{}")
-    with pytest.raises(UserError, match="list of conversations"):
-        t.read_published(tmp_path / "p.json")
-    with pytest.raises(UserError, match="cannot read"):
-        t.read_published(tmp_path / "q.json")

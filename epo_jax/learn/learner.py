@@ -83,6 +83,8 @@ class Learner:
         every = self._config.checkpoint.every_steps
         while self.position.steps < total:
             if self._stop.requested:
+                if late is not None:  # the step is saved, so it will not be taken again: its metrics are due now
+                    yield _on_host(*late)
                 self.save_and_stop()
             batch = next(batches)
             known = {"read_tokens": float(np.count_nonzero(batch.segment_ids))}

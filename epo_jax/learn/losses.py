@@ -139,8 +139,8 @@ def reinforce_loss(
     ones should not push what the earlier ones have pushed already. With `clip` = (low, high) above 0 a token of known behaviour
     therefore counts by PPO's clipped surrogate (Schulman et al. 2017, equation 7): log π gives way to the ratio ρ = π / behaviour, and
     a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to. While ρ = 1, as in a round's first
-    step, the gradient is that of the published loss. Two optional terms, each the mean over a row's sampled tokens, and summed over rows
-    like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the k3 estimate of KL(learner ‖ behaviour)
+    step, the gradient is that of the published loss. Two optional terms, each the mean over a trajectory's sampled tokens, and summed over
+    trajectories like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the k3 estimate of KL(learner ‖ behaviour)
     (Schulman 2020), where behaviour log-probabilities are known.
     """
     gain = batch.loss_weights * logprobs
@@ -152,13 +152,20 @@ def reinforce_loss(
         gain = jnp.where(known, jnp.minimum(batch.loss_weights * ratio, batch.loss_weights * clipped), gain)
     loss = -jnp.sum(gain)
     if entropy_weight or kl_weight:
-        here = said(batch)
-        share = here / jnp.maximum(1, jnp.sum(here, axis=1, keepdims=True)) * trajectories_in(batch)[:, None]
+        share = share_of_trajectory(batch)
         if entropy_weight:
             loss -= entropy_weight * jnp.sum(share * entropies)
         if kl_weight:
             loss += kl_weight * jnp.sum(share * _k3(batch, logprobs))
     return loss
+
+
+def share_of_trajectory(batch: TrajectoryBatch) -> jax.Array:
+    """float32 [B,T]: at a sampled token one over the number of them in its trajectory (a row may hold several), else 0."""
+    here = said(batch)
+    bins = batch.tokens.shape[1] + 1  # no row holds more segments than tokens
+    sampled = jax.vmap(lambda here, ids: jax.ops.segment_sum(here.astype(jnp.float32), ids, num_segments=bins)[ids])(here, batch.segment_ids)
+    return jnp.where(here, 1.0 / jnp.maximum(1.0, sampled), 0.0)
 
 
 def trajectories_in(batch: TrajectoryBatch) -> jax.Array:

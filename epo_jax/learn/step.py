@@ -97,9 +97,9 @@ def make_step(
     """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
 
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
-    nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 by a scan over A. On a mesh B must be
-    a multiple of data * fsdp. Metrics are float32 scalars that stay on the device (reading one waits for the step): those of
-    `losses.policy_metrics`, and
+    nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over A, up to the last pass that holds
+    something: empty passes at the end cost nothing. On a mesh B must be a multiple of data * fsdp. Metrics are float32 scalars that stay
+    on the device (reading one waits for the step): those of `losses.policy_metrics`, and
       loss       the objective, a mean over trajectories
       grad_norm  global norm of the gradient before clipping
       trajectories
@@ -116,16 +116,23 @@ def make_step(
         return loss, (logprobs, entropies)
 
     def step(state: TrainState, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
-        def accumulate(carry: tuple[jax.Array, Any], rows: TrajectoryBatch) -> tuple[tuple[jax.Array, Any], tuple[jax.Array, jax.Array]]:
-            loss, total = carry
-            (more, scored), gradient = jax.value_and_grad(row_sum, has_aux=True)(state.params, rows)
+        Sums = tuple[jax.Array, Any, tuple[jax.Array, jax.Array]]  # loss, gradient, and what each token scored
+
+        def accumulate(index: jax.Array, sums: Sums) -> Sums:
+            loss, total, scored = sums
+            rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False), batch)
+            (more, found), gradient = jax.value_and_grad(row_sum, has_aux=True)(state.params, rows)
             gradient = jax.tree.map(jnp.add, total, gradient)
             if shardings is not None:  # each device keeps its shard of the sum only
                 gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
-            return (loss + more, gradient), scored
+            return loss + more, gradient, jax.tree.map(lambda whole, part: whole.at[index].set(part), scored, found)
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (loss, gradient), (logprobs, entropies) = jax.lax.scan(accumulate, (jnp.zeros(()), zeros), batch)
+        unscored = jnp.zeros(batch.tokens.shape, jnp.float32)
+        # The last passes may be empty: a packed step needs fewer than its shape has, and the last step of an epoch holds what is left.
+        holds_something = jnp.any(batch.segment_ids > 0, axis=(1, 2))
+        passes = jnp.max(jnp.where(holds_something, jnp.arange(1, len(holds_something) + 1), 0))
+        loss, gradient, (logprobs, entropies) = jax.lax.fori_loop(0, passes, accumulate, (jnp.zeros(()), zeros, (unscored, unscored)))
         trajectories = jnp.sum(losses.trajectories_in(batch)).astype(jnp.float32)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(1.0, trajectories), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)

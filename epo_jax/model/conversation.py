@@ -87,7 +87,7 @@ class ConversationFormat:
     def fill_tokens(self, trajectory: Trajectory) -> None:
         """Give an imported trajectory (text only) its tokens, in place; log-probabilities stay empty: nobody sampled it.
 
-        Reads `extra["messages"]` (the opening) and `extra["replies"]` (what followed each turn), as `trajectory.from_published` leaves them.
+        Reads `extra["messages"]` (the opening) and `extra["replies"]` (what followed each turn), as `published.from_published` leaves them.
         """
         opening = trajectory.extra.get("messages") or [{"role": "user", "content": trajectory.first_observation}]
         replies = trajectory.extra.get("replies") or [turn.observation for turn in trajectory.turns]

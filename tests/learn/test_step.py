@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from epo_jax.batch import TrajectoryBatch, pad
+from epo_jax.batch import TrajectoryBatch, pack, pad
 from epo_jax.errors import UserError
 from epo_jax.learn.optimizer import Learning, make_optimizer
 from epo_jax.learn.step import TrainState, init_state, make_scorer, make_step, state_shardings
@@ -26,8 +26,8 @@ CONFIG = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=24, num_la
 LENGTH = 24
 
 
-def batch_of(advantages: list[float], *, rows: int, accumulation: int = 1, behavior: float | None = -4.0) -> TrajectoryBatch:
-    """A trajectory of two turns for each advantage; the same ones whatever the shape."""
+def trajectories_of(advantages: list[float], behavior: float | None = -4.0) -> list[Trajectory]:
+    """A trajectory of two turns for each advantage."""
     random = np.random.default_rng(0)
     trajectories = []
     for advantage in advantages:
@@ -37,6 +37,12 @@ def batch_of(advantages: list[float], *, rows: int, accumulation: int = 1, behav
             prompt = random.integers(0, CONFIG.vocab_size, int(random.integers(1, 6))).tolist()
             turns.append(Turn(prompt_tokens=prompt, tokens=tokens, logprobs=[] if behavior is None else [behavior] * len(tokens), advantage=advantage))
         trajectories.append(Trajectory("test", "task", turns=turns))
+    return trajectories
+
+
+def batch_of(advantages: list[float], *, rows: int, accumulation: int = 1, behavior: float | None = -4.0) -> TrajectoryBatch:
+    """The same trajectories whatever the shape."""
+    trajectories = trajectories_of(advantages, behavior)
     (batch,), _ = pad(trajectories, length_buckets=(LENGTH,), rows=rows, max_length=LENGTH, pad_id=0, accumulation=accumulation)
     return batch
 
@@ -126,6 +132,26 @@ def test_accumulation_equals_one_big_batch(plain) -> None:
     parts, metrics = run(batch_of(ADVANTAGES, rows=3, accumulation=3))  # the last pass holds one trajectory and two empty rows
     assert_close(parts, whole, atol=1e-5)
     assert_close(metrics, whole_metrics, rtol=1e-4, atol=1e-6)
+
+
+def test_packing_gives_the_same_step() -> None:
+    """Loss, gradient and metrics of a packed step are those of the padded one, with every term of the loss; and its empty passes are not computed."""
+    trajectories = trajectories_of(ADVANTAGES)
+    for index, trajectory in enumerate(trajectories):
+        trajectory.turns[0].logprobs = [-4.2 - 0.05 * index] * len(trajectory.turns[0].tokens)  # some ratios inside the clip range, some outside
+    trajectories[2].turns[1].logprobs = []  # and some that nobody knows
+    shape = {"rows": 4, "accumulation": 2, "max_length": LENGTH, "pad_id": 0}
+    (padded,), _ = pad(trajectories, length_buckets=(LENGTH,), **shape)
+    (packed,), _ = pack(trajectories, **shape)
+    needed = int(packed.segment_ids.any(axis=(1, 2)).sum())
+    assert padded.tokens.shape == (2, 4, LENGTH) and needed < len(packed.tokens) == 8 and packed.segment_ids.max() > 1
+    options = {"entropy_weight": 0.1, "kl_weight": 0.3, "clip": (0.2, 0.2)}
+    gradient, metrics = run(padded, **options)
+    packed.loss_weights[needed:] = np.nan
+    ours, our_metrics = run(packed, **options)
+    assert_close(ours, gradient, atol=1e-5)
+    assert_close(our_metrics, metrics, rtol=1e-5, atol=1e-5)
+    assert metrics["trajectories"] == 7 and metrics["grad_norm"] > 0.1
 
 
 def test_remat_changes_nothing(plain) -> None:

@@ -9,7 +9,7 @@ import pytest
 from epo_jax.errors import UserError
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import TEMPLATE_DATE, Tokenizer
-from epo_jax.trajectory import from_published, to_published
+from epo_jax.published import from_published, to_published
 from tests.model import chat_templates, real_tokenizers
 from tests.model.hostile_text import HOSTILE, hostile_texts
 
