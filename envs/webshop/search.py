@@ -35,9 +35,9 @@ _WORD = re.compile(r"\w+(?:(?:(?<=[^\W\d])[':.\u2019](?=[^\W\d])|(?<=\d)[.,'](?=
 
 @functools.lru_cache(maxsize=262_144)
 def _stem(word: str) -> str:
-    """A word's Porter stem; "" for a stop word."""
+    """A word's Porter stem; "" for a stop word. One or two letters stay as they are."""
     word = word.replace("\u2019", "'").removesuffix("'s")
-    return "" if word in STOP_WORDS else _porter().stemWord(word)
+    return "" if word in STOP_WORDS else word if len(word) <= 2 else _porter().stemWord(word)
 
 
 @functools.cache
@@ -81,13 +81,14 @@ class Index:
 
     def search(self, text: str, hits: int = MAX_HITS) -> list[int]:
         """Numbers of the best documents, best first, at most `hits`; of equal ones the first. Words that repeat count twice."""
-        totals = np.zeros(self.size, dtype=np.float32)
+        totals = np.zeros(self.size)
         for word, count in Counter(analyse(text)).items():
             number = self.words.get(word)
             if number is None:
                 continue
             start, end = int(self.starts[number]), int(self.starts[number + 1])
             totals[self.documents[start:end]] += count * self.scores[start:end]
+        totals = totals.astype(np.float32)  # as Lucene: sums in double precision, ranks by single
         if self.size > 4 * hits:
             # Everything not below the last place, then a stable sort of those few.
             threshold = max(float(np.partition(totals, self.size - hits)[self.size - hits]), np.finfo(np.float32).tiny)
