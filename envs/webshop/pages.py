@@ -62,9 +62,10 @@ def follow(visit: Visit, action: str, product: Callable[[str], Product], search:
     if name == "search":
         # From every page, though only the first shows a search bar.
         return Visit("results", argument, tuple(search(argument)))
-    if argument == "search" or argument not in _targets(visit, product):
+    here = targets(visit, product)
+    if argument == "search" or argument not in here:
         return visit
-    return _click(visit, argument, _targets(visit, product)[argument])
+    return _click(visit, argument, here[argument])
 
 
 def _click(visit: Visit, name: str, option: str | None) -> Visit:
@@ -89,30 +90,30 @@ def _click(visit: Visit, name: str, option: str | None) -> Visit:
     return change(visit, options={**visit.options, option: name})
 
 
-def _targets(visit: Visit, product: Callable[[str], Product]) -> dict[str, str | None]:
+def targets(visit: Visit, product: Callable[[str], Product]) -> dict[str, str | None]:
     """What can be clicked, in the original's order -> the option whose value it is, if it is one."""
     if visit.page == "search":
         return {"search": None}
     if visit.page == "done":
         return {}
-    targets: dict[str, str | None] = {"back to search": None}
+    found: dict[str, str | None] = {"back to search": None}
     if visit.page == "results":
         if visit.number > 1:
-            targets["< prev"] = None
-        targets["next >"] = None
-        targets.update((asin.lower(), None) for asin in shown_hits(visit))
-        return targets
-    targets["< prev"] = None
+            found["< prev"] = None
+        found["next >"] = None
+        found.update((asin.lower(), None) for asin in shown_hits(visit))
+        return found
+    found["< prev"] = None
     if visit.page == "item" and visit.asin is not None:
-        targets.update(dict.fromkeys((*SUB_PAGES, "buy now")))
+        found.update(dict.fromkeys((*SUB_PAGES, "buy now")))
         for option, values in product(visit.asin).options.items():
-            targets.update((value, option) for value in values)
-    return targets
+            found.update((value, option) for value in values)
+    return found
 
 
 def clickables(visit: Visit, product: Callable[[str], Product]) -> list[str]:
     """What can be clicked, in lower case and in the original's order."""
-    return list(_targets(visit, product))
+    return list(targets(visit, product))
 
 
 def shown_hits(visit: Visit) -> tuple[str, ...]:

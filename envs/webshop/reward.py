@@ -83,12 +83,12 @@ def _wanted(name: str | None, value: str) -> str:
     return next((colour for colour in COLOURS if colour in (name, value)), str((name, value)))
 
 
-@functools.lru_cache(maxsize=262_144)
 def _similar(one: str, other: str) -> bool:
     """Whether the share of common words, in 0 to 100 and rounded as the original's library does, is above SIMILAR."""
-    return round(fuzz.token_set_ratio(_plain(one), _plain(other))) > SIMILAR
+    return fuzz.token_set_ratio(_plain(one), _plain(other), score_cutoff=SIMILAR + 0.5) > 0
 
 
+@functools.lru_cache(maxsize=65_536)
 def _plain(text: str) -> str:
     """Lower case, without Latin-1's letters above ASCII, and with blanks for everything that is no letter or digit."""
     return utils.default_process(text.translate(_ABOVE_ASCII))

@@ -1,0 +1,213 @@
+"""The shopper: an expert that knows only what the pages have shown.
+
+It searches with the instruction's own words, opens the hit whose title says most of them within the price, reads the features
+where the title leaves something open, chooses the options that are asked for, and buys. Somebody else may carry out other actions than
+it asked for: it takes the page as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from envs.webshop.pages import SEPARATOR
+
+# Opened products beyond this are not left again: trips are short.
+MAX_OPENED = 2
+_MAX_QUERY_WORDS = 14
+
+_PRICE = re.compile(r",?\s*(?:and )?price (?:lower|less) than (\d+(?:\.\d+)?) dollars|(?:under|below|less than|lower than) \$?(\d+(?:\.\d+)?)")
+_OPTION = re.compile(r"(?: with|, and) ([a-z][a-z .]{0,30}?): ")
+_WORD = re.compile(r"[a-z0-9][a-z0-9.'-]*[a-z0-9]|[a-z0-9]")
+_DOLLARS = re.compile(r"\$(\d+(?:\.\d+)?)")
+_FILLERS = frozenset(
+    "find me i am i'm im looking look for a an the and with of in on to that is are be it its my want would like need some please get buy"
+    " can you show which has have made from or by as at also should dollars than price lower less interested".split()
+)
+_BUTTONS = frozenset(("back to search", "< prev", "next >", "description", "features", "reviews", "buy now"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What an instruction asks for. words: to search for; kind: the last two of its first part, what the thing is called;
+    options: name -> value where the instruction names them; limit: dollars."""
+
+    text: str
+    words: tuple[str, ...]
+    kind: tuple[str, ...]
+    options: dict[str, str]
+    limit: float
+
+
+def read_instruction(text: str) -> Wish:
+    """The wish in an instruction of any wording."""
+    lowered = text.lower().strip()
+    price = _PRICE.search(lowered)
+    limit = float(price[1] or price[2]) if price else float("inf")
+    bare = _PRICE.sub("", lowered)
+    marks = list(_OPTION.finditer(bare))
+    options = {}
+    for mark, following in zip(marks, [*marks[1:], None]):
+        options[mark[1]] = bare[mark.end() : following.start() if following else None].strip(" ,.")
+    head = bare[: marks[0].start()] if marks else bare
+    words = tuple(dict.fromkeys(word for word in _WORD.findall(head) if word not in _FILLERS))
+    first_part = re.split(r" (?:with|for|that|which) ", head.removeprefix("find me ").removeprefix("i am looking for "))[0]
+    kind = tuple(word for word in _WORD.findall(first_part) if word not in _FILLERS)[-2:]
+    return Wish(text, words[:_MAX_QUERY_WORDS], kind or words[-2:], options, limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What to do next and why. purpose: search, open, read, choose, buy, leave (a product), return (to it), restart or wait.
+
+    thing: the query, the product's id, or the value; name: its kind, its title, or the option's name; place: its place among the hits, from 1.
+    """
+
+    action: str
+    purpose: str
+    thing: str = ""
+    name: str = ""
+    place: int = 0
+
+
+class Shopper:
+    """`reset(observation)`, then `act(admissible)` and `observe(observation)` in turn; `decision` tells why."""
+
+    def reset(self, observation: str) -> None:
+        """Begins a trip with its first page."""
+        self.page = observation.split(SEPARATOR)
+        self.wish = read_instruction(self._instruction())
+        self.open: str | None = None  # the product whose pages are shown
+        self.opened: dict[str, set[str]] = {}  # product -> wanted words that its pages have not shown
+        self.refused: set[str] = set()
+        self.chosen: set[str] = set()
+        self.titles: dict[str, str] = {}
+        self.searches = 0
+        self.decision = Decision("look", "wait")
+
+    def _instruction(self) -> str:
+        place = self.page.index("Instruction:") if "Instruction:" in self.page else -1
+        return self.page[place + 1] if 0 <= place < len(self.page) - 1 else ""
+
+    def observe(self, observation: str, action: str) -> None:
+        """Takes in the page that followed `action`, which need not be the one asked for."""
+        self.page = observation.split(SEPARATOR)
+        clicked = action.removeprefix("click[").removesuffix("]") if action.startswith("click[") else ""
+        if action.startswith("search["):
+            self.open, self.searches = None, self.searches + 1
+        elif clicked == "back to search" or any(part.startswith("Page ") and "Total results" in part for part in self.page[:4]):
+            self.open = None
+        elif clicked in self.titles:
+            self.open, self.chosen = clicked, set()
+            self.opened.setdefault(clicked, self._missing(self.titles[clicked]))
+        elif clicked == "features" and self.open:
+            self.opened[self.open] = self.opened[self.open] & self._missing(" ".join(self.page[4:]))
+        elif clicked not in _BUTTONS and clicked:
+            self.chosen.add(clicked)
+
+    def _missing(self, text: str) -> set[str]:
+        shown = {_bare(word) for word in _WORD.findall(text.lower())}
+        return {word for word in self.wish.words if _bare(word) not in shown}
+
+    def act(self, admissible: Sequence[str]) -> str:
+        """The next action on the page just seen, given what can be clicked on it."""
+        self.decision = self._decide([command[6:-1] for command in admissible if command.startswith("click[")], admissible)
+        return self.decision.action
+
+    def _decide(self, clickable: list[str], admissible: Sequence[str]) -> Decision:
+        if any(command.startswith("search[") for command in admissible):
+            # A query that found nothing that fits is made shorter.
+            words = self.wish.words if self.searches == 0 else self.wish.kind
+            return Decision(f"search[{' '.join(words)}]", "search", " ".join(words), " ".join(self.wish.kind))
+        if "next >" in clickable:
+            return self._open_best([name for name in clickable if name not in _BUTTONS])
+        if "buy now" in clickable:
+            return self._on_product([name for name in clickable if name not in _BUTTONS])
+        if "< prev" in clickable:
+            return Decision("click[< prev]", "return", self.open or "", self.titles.get(self.open or "", ""))
+        return Decision("look", "wait")
+
+    def _open_best(self, hits: list[str]) -> Decision:
+        best: tuple[float, int] | None = None
+        for place, asin in enumerate(hits):
+            title, price = self._title_and_price(asin)
+            self.titles[asin] = title
+            missing = self._missing(title)
+            score = len(self.wish.words) - len(missing) + sum(word not in missing for word in self.wish.kind)
+            score -= 4 if price > self.wish.limit else 0
+            score -= 100 if asin in self.refused else 0
+            if best is None or score > best[0]:
+                best = (score, place)
+        if best is None:
+            return Decision("click[back to search]", "restart")
+        asin = hits[best[1]]
+        return Decision(f"click[{asin}]", "open", asin, self.titles[asin], best[1] + 1)
+
+    def _title_and_price(self, asin: str) -> tuple[str, float]:
+        place = self.page.index(asin.upper()) if asin.upper() in self.page else len(self.page)
+        title, tag = (*self.page[place + 1 : place + 3], "", "")[:2]
+        prices = _DOLLARS.findall(tag)
+        return title, float(prices[0]) if prices else 0.0
+
+    def _on_product(self, values: list[str]) -> Decision:
+        asin = self.open or ""
+        title = self.titles.get(asin, "")
+        missing = self.opened.get(asin, set())
+        wanted = self._wanted(values)
+        may_leave = len(self.opened) < MAX_OPENED + 1 and len(self.titles) > len(self.opened)
+        if may_leave and asin and len(wanted) < len(self.wish.options):
+            return self._leave(asin, title)
+        if asin and missing and asin not in self.refused:
+            if may_leave and len(self.opened) <= MAX_OPENED and not self._has_read(asin):
+                self.opened[asin] = set(missing) | {""}  # "" marks: its features were asked for
+                return Decision("click[features]", "read", asin, title)
+            if may_leave and missing - {""}:
+                return self._leave(asin, title)
+        for name, value in wanted.items():
+            if value not in self.chosen:
+                return Decision(f"click[{value}]", "choose", value, name)
+        return Decision("click[buy now]", "buy", asin, title)
+
+    def _has_read(self, asin: str) -> bool:
+        return "" in self.opened.get(asin, set())
+
+    def _leave(self, asin: str, title: str) -> Decision:
+        self.refused.add(asin)
+        return Decision("click[< prev]", "leave", asin, title)
+
+    def _wanted(self, values: list[str]) -> dict[str, str]:
+        """Option name -> the value on this page that is asked for, where there is one."""
+        if self.wish.options:
+            found = {}
+            for name, value in self.wish.options.items():
+                match = value if value in values else next((other for other in values if value and value in other), None)
+                if match is not None:
+                    found[name] = match
+            return found
+        # A person's words: of each option, the longest value that stands in them.
+        words = f" {' '.join(_WORD.findall(self.wish.text.lower()))} "
+        found = {}
+        for name, group in self._groups(values).items():
+            said = [value for value in group if f" {' '.join(_WORD.findall(value))} " in words and _WORD.search(value)]
+            if said:
+                found[name] = max(said, key=len)
+        return found
+
+    def _groups(self, values: list[str]) -> dict[str, list[str]]:
+        """Option name -> values: on the page each name, which cannot be clicked, stands before its values."""
+        groups: dict[str, list[str]] = {}
+        name = ""
+        for part in self.page[4:]:
+            if part.startswith("Price: "):
+                break
+            if part in values:
+                groups.setdefault(name, []).append(part)
+            else:
+                name = part
+        return groups
+
+
+def _bare(word: str) -> str:
+    """A word without the endings that titles and instructions use differently."""
+    return word.removesuffix("'s").removesuffix("s")
