@@ -25,7 +25,6 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "plain": {
         "search": ("search for {thing}.", "look for {thing}."),
         "open": ("open {thing}, it fits best.", "{thing} looks right, open it."),
-        "read": ("read the features of {thing}.", "check its features first."),
         "choose": ("choose {thing}.", "they want {name} {thing}.", "set {name} to {thing}."),
         "buy": ("buy now.", "everything fits, so buy now."),
         "leave": ("go back to the results, it does not fit.", "go back and try another one."),
@@ -35,7 +34,6 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "loose": {
         "search": ("search for {name}.", "we need {name}."),
         "open": ("open the {ordinal} product.", "have a look at the {ordinal} one."),
-        "read": ("read more about it in the features.", "check the description."),
         "choose": ("{thing} is the right {name}.", "the {name} must be {thing}."),
         "buy": ("buy it.", "order this one."),
         "leave": ("go back.", "return to the list."),
@@ -45,7 +43,6 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "vague": {
         "search": ("find what we need.", "find it in the shop."),
         "open": ("open one that fits.", "one of these looks right."),
-        "read": ("make sure that it is the right one.", "is it what they asked for?"),
         "choose": ("set it up as they asked.", "mind the {name}."),
         "buy": ("that is the one.", "we are done here."),
         "leave": ("this is not what we need.", "try another one."),

@@ -1,8 +1,9 @@
 """The shopper: an expert that knows only what the pages have shown.
 
-It searches with the instruction's own words, opens the hit whose title says most of them within the price, reads the features
-where the title leaves something open, chooses the options that are asked for, and buys. Somebody else may carry out other actions than
-it asked for: it takes the page as it is.
+It searches with the instruction's own words, opens the hit whose title says most of them within the price, leaves it for the next
+one if an option that is asked for is missing, chooses the options, and buys. Reading features too was tried and did not pay: the trip
+is short, and they seldom name what the title leaves open. Somebody else may carry out other actions than it asked for: it takes the
+page as it is.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Sequence
 
 from envs.webshop.pages import SEPARATOR
 
-# Opened products beyond this are not left again: trips are short.
-MAX_OPENED = 2
+# Trips are short: so many products are left again.
+MAX_LEFT = 2
+# How many wanted words in a title make up for one place further down the list: after the shopper's own query, and after another's.
+_RANK_WEIGHT, _RANK_WEIGHT_ELSEWHERE = 2.0, 0.2
 _MAX_QUERY_WORDS = 14
 
 _PRICE = re.compile(r",?\s*(?:and )?price (?:lower|less) than (\d+(?:\.\d+)?) dollars|(?:under|below|less than|lower than) \$?(\d+(?:\.\d+)?)")
@@ -30,7 +33,7 @@ _BUTTONS = frozenset(("back to search", "< prev", "next >", "description", "feat
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What an instruction asks for. words: to search for; kind: the last two of its first part, what the thing is called;
+    """What an instruction asks for. words: of the thing itself; kind: the last two of its first part, what the thing is called;
     options: name -> value where the instruction names them; limit: dollars."""
 
     text: str
@@ -38,6 +41,11 @@ class Wish:
     kind: tuple[str, ...]
     options: dict[str, str]
     limit: float
+
+    @property
+    def query(self) -> tuple[str, ...]:
+        """What to search for: options too, since a shop's search engine knows what a product comes in."""
+        return tuple(dict.fromkeys((*self.words, *_WORD.findall(" ".join(self.options.values())))))
 
 
 def read_instruction(text: str) -> Wish:
@@ -59,7 +67,7 @@ def read_instruction(text: str) -> Wish:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to do next and why. purpose: search, open, read, choose, buy, leave (a product), return (to it), restart or wait.
+    """What to do next and why. purpose: search, open, choose, buy, leave (a product), return (to it), restart or wait.
 
     thing: the query, the product's id, or the value; name: its kind, its title, or the option's name; place: its place among the hits, from 1.
     """
@@ -79,11 +87,11 @@ class Shopper:
         self.page = observation.split(SEPARATOR)
         self.wish = read_instruction(self._instruction())
         self.open: str | None = None  # the product whose pages are shown
-        self.opened: dict[str, set[str]] = {}  # product -> wanted words that its pages have not shown
-        self.refused: set[str] = set()
+        self.left: list[str] = []
         self.chosen: set[str] = set()
         self.titles: dict[str, str] = {}
         self.searches = 0
+        self.own_query = False  # whether the hits are those of the query asked for
         self.decision = Decision("look", "wait")
 
     def _instruction(self) -> str:
@@ -92,18 +100,18 @@ class Shopper:
 
     def observe(self, observation: str, action: str) -> None:
         """Takes in the page that followed `action`, which need not be the one asked for."""
+        if self.decision.purpose == "leave" and action == self.decision.action:
+            self.left.append(self.decision.thing)
         self.page = observation.split(SEPARATOR)
         clicked = action.removeprefix("click[").removesuffix("]") if action.startswith("click[") else ""
         if action.startswith("search["):
             self.open, self.searches = None, self.searches + 1
+            self.own_query = action == f"search[{' '.join(self.wish.query)}]"
         elif clicked == "back to search" or any(part.startswith("Page ") and "Total results" in part for part in self.page[:4]):
             self.open = None
         elif clicked in self.titles:
             self.open, self.chosen = clicked, set()
-            self.opened.setdefault(clicked, self._missing(self.titles[clicked]))
-        elif clicked == "features" and self.open:
-            self.opened[self.open] = self.opened[self.open] & self._missing(" ".join(self.page[4:]))
-        elif clicked not in _BUTTONS and clicked:
+        elif clicked and clicked not in _BUTTONS:
             self.chosen.add(clicked)
 
     def _missing(self, text: str) -> set[str]:
@@ -118,8 +126,8 @@ class Shopper:
     def _decide(self, clickable: list[str], admissible: Sequence[str]) -> Decision:
         if any(command.startswith("search[") for command in admissible):
             # A query that found nothing that fits is made shorter.
-            words = self.wish.words if self.searches == 0 else self.wish.kind
-            return Decision(f"search[{' '.join(words)}]", "search", " ".join(words), " ".join(self.wish.kind))
+            query = " ".join(self.wish.query if self.searches == 0 else self.wish.kind)
+            return Decision(f"search[{query}]", "search", query, " ".join(self.wish.kind))
         if "next >" in clickable:
             return self._open_best([name for name in clickable if name not in _BUTTONS])
         if "buy now" in clickable:
@@ -136,7 +144,8 @@ class Shopper:
             missing = self._missing(title)
             score = len(self.wish.words) - len(missing) + sum(word not in missing for word in self.wish.kind)
             score -= 4 if price > self.wish.limit else 0
-            score -= 100 if asin in self.refused else 0
+            score -= 100 if asin in self.left else 0
+            score -= (_RANK_WEIGHT if self.own_query else _RANK_WEIGHT_ELSEWHERE) * place
             if best is None or score > best[0]:
                 best = (score, place)
         if best is None:
@@ -153,28 +162,14 @@ class Shopper:
     def _on_product(self, values: list[str]) -> Decision:
         asin = self.open or ""
         title = self.titles.get(asin, "")
-        missing = self.opened.get(asin, set())
         wanted = self._wanted(values)
-        may_leave = len(self.opened) < MAX_OPENED + 1 and len(self.titles) > len(self.opened)
-        if may_leave and asin and len(wanted) < len(self.wish.options):
-            return self._leave(asin, title)
-        if asin and missing and asin not in self.refused:
-            if may_leave and len(self.opened) <= MAX_OPENED and not self._has_read(asin):
-                self.opened[asin] = set(missing) | {""}  # "" marks: its features were asked for
-                return Decision("click[features]", "read", asin, title)
-            if may_leave and missing - {""}:
-                return self._leave(asin, title)
+        may_leave = len(self.left) < MAX_LEFT and len(self.titles) > 1 + len(self.left) and asin in self.titles
+        if may_leave and len(wanted) < len(self.wish.options):
+            return Decision("click[< prev]", "leave", asin, title)
         for name, value in wanted.items():
             if value not in self.chosen:
                 return Decision(f"click[{value}]", "choose", value, name)
         return Decision("click[buy now]", "buy", asin, title)
-
-    def _has_read(self, asin: str) -> bool:
-        return "" in self.opened.get(asin, set())
-
-    def _leave(self, asin: str, title: str) -> Decision:
-        self.refused.add(asin)
-        return Decision("click[< prev]", "leave", asin, title)
 
     def _wanted(self, values: list[str]) -> dict[str, str]:
         """Option name -> the value on this page that is asked for, where there is one."""

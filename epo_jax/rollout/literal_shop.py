@@ -4,8 +4,9 @@ The rule, in full. `choose(strategy, admissible)` takes the first of these that 
 
 1. Only the first 2,000 characters count, in lower case. A leading label ("Thought:") is skipped.
 2. An admissible `click[…]` that stands in the text, brackets and all; where the page has a search bar, `search[…]` too.
-3. Where the page has a search bar: the query is what stands between double quotes; else what follows the first of SEARCH_WORDS, up to the
-   end of the sentence, without leading "for", "a", "the", "some"; else the whole text. So "find what we need" searches for "what we need".
+3. Where the page has a search bar: the query is what stands between double quotes; else what follows the first of SEARCH_FOR, or
+   where there is none the first of SEARCH, up to the end of the sentence, without leading "for", "a", "the", "some"; else the whole
+   text. So "find what we need" searches for "what we need".
 4. "buy now" buys.
 5. A product's id, or an option's value, word for word: the longest one that is named, in words; of equally long ones the first
    named. A value of an option that is also the name of a button counts as the button.
@@ -26,13 +27,14 @@ from collections.abc import Sequence
 MAX_CHARACTERS = 2_000
 NOTHING = "look"
 
-SEARCH_WORDS = ("search for", "look for", "looking for", "search", "find", "type", "enter", "we need", "need", "query")
+SEARCH_FOR = ("search for", "look for", "looking for", "type", "enter")
+SEARCH = ("search", "find", "need", "query")
 # words -> the button they mean. Of two that begin at one place the longer one counts.
 BUTTON_WORDS = {
     words: button
     for button, alternatives in {
         "buy now": "buy|purchase|order|check out|checkout",
-        "back to search": "search|start over|look for|find another|new query",
+        "back to search": "back to search|search|start over|look for|find another|new query",
         "next >": "next|more results|more products|further",
         "< prev": "back|previous|return|prev",
         "description": "description|describe",
@@ -46,7 +48,9 @@ _BUTTONS = frozenset(BUTTON_WORDS.values())
 
 _LABEL = re.compile(r"\s*(?:thought|strategy|action)s?\s*:", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"\u201c]([^\"\u201d]+)[\"\u201d]")
-_SEARCH = re.compile(r"\b(?:" + "|".join(SEARCH_WORDS) + r")\b\s*(?:(?:for|an?|the|some)\s+)*(.*?)(?:[.!?;](?:\s|$)|\n|$)")
+_SEARCHES = [
+    re.compile(rf"\b(?:{'|'.join(words)})\b\s*(?:(?:for|an?|the|some)\s+)*(.*?)(?:[.!?;](?:\s|$)|\n|$)") for words in (SEARCH_FOR, SEARCH)
+]
 _WORD = re.compile(r"[a-z0-9]+(?:['.-][a-z0-9]+)*|[^\w\s]")
 _BRACKETS = re.compile(r"search\[([^\[\]\n]+)\]")
 _PLACE = re.compile(r"\b(?:(" + "|".join(_ORDINALS) + r")|(\d{1,2})(?:st|nd|rd|th)|(?:number|product|item|result|option) (\d{1,2})|(last)|(top))\b")
@@ -82,7 +86,7 @@ def choose(strategy: str, admissible: Sequence[str]) -> str:
 
 def _query(text: str) -> str:
     """What to type into the search bar."""
-    for pattern in (_BRACKETS, _QUOTED, _SEARCH):
+    for pattern in (_BRACKETS, _QUOTED, *_SEARCHES):
         match = pattern.search(text)
         if match and match[1].strip():
             return _plain(match[1])
