@@ -10,9 +10,12 @@ from collections.abc import Iterable, Sequence
 from envs.webshop import loader, nouns, search
 from envs.webshop.goals import KINDS, draw_prices, goals_of
 from envs.webshop.products import Goal, Product
+from envs.webshop.store import StoredCatalogue, open_store
 from epo_jax.errors import UserError
 
 PRICE_SEED = 233
+# A product file of more bytes than this is not held in memory.
+IN_MEMORY = 100_000_000
 
 
 class Catalogue:
@@ -53,6 +56,9 @@ class Catalogue:
 
 
 @functools.lru_cache(maxsize=4)
-def open_folder(folder: pathlib.Path, noun_kind: str = "auto", seed: int = PRICE_SEED) -> Catalogue:
-    """The catalogue in a folder of the original files (loader.py), kept in memory."""
+def open_folder(folder: pathlib.Path, noun_kind: str = "auto", seed: int = PRICE_SEED) -> Catalogue | StoredCatalogue:
+    """The catalogue in a folder of the original files (loader.py): in memory for small sets, on disk above IN_MEMORY bytes."""
+    path = loader.find_file(folder, loader.PRODUCTS)
+    if path is not None and path.stat().st_size > IN_MEMORY:
+        return open_store(folder, nouns.choose(noun_kind), seed)
     return Catalogue(loader.products_in(folder), nouns.choose(noun_kind), seed)

@@ -6,6 +6,7 @@ from envs.webshop import pages
 from envs.webshop.catalogue import Catalogue
 from envs.webshop.products import Goal
 from envs.webshop.reward import Worth, worth
+from envs.webshop.store import StoredCatalogue
 
 # How the search bar stands among the available actions: any words may take the place of <query>.
 SEARCH = "search[<query>]"
@@ -19,7 +20,7 @@ _BEFORE_THE_TILL = 0.9
 class ShopEngine:
     """`reset()`, then `step(action)` until `done`. Deterministic; two engines of one catalogue share nothing that changes."""
 
-    def __init__(self, catalogue: Catalogue, goal: Goal) -> None:
+    def __init__(self, catalogue: Catalogue | StoredCatalogue, goal: Goal) -> None:
         self.catalogue, self.goal = catalogue, goal
         self._worths: dict[tuple, Worth] = {}
         self.reset()

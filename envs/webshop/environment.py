@@ -22,6 +22,7 @@ from envs.webshop.engine import ShopEngine
 from envs.webshop.expert import expert_action
 from envs.webshop.goals import FULL_HUMAN, KINDS, TEST_NUMBERS, TRAIN_NUMBERS
 from envs.webshop.products import Goal
+from envs.webshop.store import StoredCatalogue
 from epo_jax.errors import UserError
 
 REAL_SPLITS = ("train", "test", *KINDS)
@@ -98,7 +99,7 @@ class WebshopEnvironment:
             return [WebshopTask(kind, number) for number in _numbers(listed, count)]
         return [WebshopTask(kind, number) for number in (TRAIN_NUMBERS if split == "train" else TEST_NUMBERS) if number < count]
 
-    def _catalogue(self, kind: str) -> Catalogue:
+    def _catalogue(self, kind: str) -> Catalogue | StoredCatalogue:
         if kind in GENERATED_SPLITS:
             return generator.catalogue()
         return open_folder(loader.data_folder(self._data), self._nouns, self._seed)
