@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from envs.webshop.products import Product, product_of
 from epo_jax.errors import UserError
 
 PRODUCTS, ATTRIBUTES, HUMAN = "items_shuffle", "items_ins_v2", "items_human_ins"
+# An attributes file of more bytes than this is looked up on disk.
+TABLE_IN_MEMORY = 100_000_000
 # A single record longer than this (characters) is taken for damage.
 MAX_RECORD = 16_000_000
 _CHUNK = 1 << 20
@@ -66,9 +69,25 @@ def products_in(folder: pathlib.Path) -> Iterator[Product]:
         raise UserError(f"{path} holds no products")
 
 
-def _read_table(path: pathlib.Path | None) -> dict[str, Any]:
+def _read_table(path: pathlib.Path | None) -> dict[str, Any] | _DiskTable:
     """asin -> entry; empty without a file, since products can be shown without it."""
-    return dict(stream_object(path)) if path is not None else {}
+    if path is None:
+        return {}
+    return dict(stream_object(path)) if path.stat().st_size <= TABLE_IN_MEMORY else _DiskTable(stream_object(path))
+
+
+class _DiskTable:
+    """Entries by name in a temporary SQLite file, which goes with the object."""
+
+    def __init__(self, entries: Iterator[tuple[str, Any]]) -> None:
+        self._database = sqlite3.connect("")
+        self._database.execute("CREATE TABLE entries (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+        rows = ((name, json.dumps(value)) for name, value in entries)
+        self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", rows)
+
+    def get(self, name: str) -> Any:
+        row = self._database.execute("SELECT value FROM entries WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
 
 def stream_list(path: pathlib.Path) -> Iterator[Any]:

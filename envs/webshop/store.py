@@ -195,7 +195,10 @@ class StoredCatalogue:
         return tuple(self._asins[number] for number in self._index.search(text))
 
     def goals(self, kind: str) -> Sequence[Goal]:
-        """All goals of a kind, in the original's order; they are held in memory (the full set's human goals are 12,087)."""
+        """All goals of a kind, in the original's order.
+
+        They are held in memory: that suits the full set's 12,087 human goals, and not its synthetic ones, of which there are millions.
+        """
         if kind not in KINDS:
             raise UserError(f"there are no goals {kind!r}: use one of {', '.join(KINDS)}")
         if kind not in self._goals:

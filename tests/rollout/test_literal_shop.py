@@ -93,8 +93,8 @@ def test_any_text_gives_an_action_that_is_there_or_nothing():
 
 
 def test_long_texts_take_no_time():
-    started = time.perf_counter()
+    started = time.process_time()
     for text in ("search for " * 100_000, "a" * 1_000_000, '"' * 1_000_000, "the " * 250_000 + "second"):
         choose(text, HITS)
         choose(text, SEARCH)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

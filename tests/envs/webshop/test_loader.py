@@ -41,6 +41,14 @@ def test_a_folder(tmp_path):
     assert [(asked.text, asked.attributes, asked.options) for asked in found[1].human] == [("get it", ("a",), ("l",))]
 
 
+def test_a_large_attributes_file_is_looked_up_on_disk(tmp_path, monkeypatch):
+    attributes = {"B2": {"attributes": ["soft"], "instruction": "Find me", "instruction_attributes": ["soft"]}, "B3": {}}
+    folder = write(tmp_path, [record(), record("B2"), record("B3")], attributes)
+    in_memory = list(products_in(folder))
+    monkeypatch.setattr(loader, "TABLE_IN_MEMORY", 0)
+    assert list(products_in(folder)) == in_memory and in_memory[1].attributes == ("soft",)
+
+
 @pytest.mark.parametrize(
     ("pricing", "prices", "tag"),
     [
