@@ -16,7 +16,7 @@ from envs.webshop.shopper import Decision, Shopper
 STYLES = ("exact", "plain", "loose", "vague")
 
 # Style weights of the mini strategist's demonstrations.
-MIXED: Mapping[str, float] = {"exact": 0.2, "plain": 0.3, "loose": 0.25, "vague": 0.25}
+MIXED: Mapping[str, float] = {"exact": 0.2, "plain": 0.2, "loose": 0.25, "vague": 0.35}
 PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 
 # style -> purpose -> wordings.

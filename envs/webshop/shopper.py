@@ -90,8 +90,9 @@ class Shopper:
         self.left: list[str] = []
         self.chosen: set[str] = set()
         self.titles: dict[str, str] = {}
-        self.searches = 0
-        self.own_query = False  # whether the hits are those of the query asked for
+        self.clickable: list[str] = []
+        self.own_query = False  # whether the hits are those of the shopper's own query
+        self.searched = False  # whether that query was ever typed
         self.decision = Decision("look", "wait")
 
     def _instruction(self) -> str:
@@ -105,13 +106,19 @@ class Shopper:
         self.page = observation.split(SEPARATOR)
         clicked = action.removeprefix("click[").removesuffix("]") if action.startswith("click[") else ""
         if action.startswith("search["):
-            self.open, self.searches = None, self.searches + 1
+            self.open = None
             self.own_query = action == f"search[{' '.join(self.wish.query)}]"
+            self.searched |= self.own_query
+        elif clicked not in self.clickable:
+            return  # it did nothing
         elif clicked == "back to search" or any(part.startswith("Page ") and "Total results" in part for part in self.page[:4]):
             self.open = None
         elif clicked in self.titles:
             self.open, self.chosen = clicked, set()
-        elif clicked and clicked not in _BUTTONS:
+        elif clicked not in _BUTTONS:
+            for group in self._groups(self.clickable).values():
+                if clicked in group:  # one value of an option takes another's place
+                    self.chosen.difference_update(group)
             self.chosen.add(clicked)
 
     def _missing(self, text: str) -> set[str]:
@@ -120,13 +127,14 @@ class Shopper:
 
     def act(self, admissible: Sequence[str]) -> str:
         """The next action on the page just seen, given what can be clicked on it."""
-        self.decision = self._decide([command[6:-1] for command in admissible if command.startswith("click[")], admissible)
+        self.clickable = [command[6:-1] for command in admissible if command.startswith("click[")]
+        self.decision = self._decide(self.clickable, admissible)
         return self.decision.action
 
     def _decide(self, clickable: list[str], admissible: Sequence[str]) -> Decision:
         if any(command.startswith("search[") for command in admissible):
             # A query that found nothing that fits is made shorter.
-            query = " ".join(self.wish.query if self.searches == 0 else self.wish.kind)
+            query = " ".join(self.wish.kind if self.searched else self.wish.query)
             return Decision(f"search[{query}]", "search", query, " ".join(self.wish.kind))
         if "next >" in clickable:
             return self._open_best([name for name in clickable if name not in _BUTTONS])
@@ -151,6 +159,9 @@ class Shopper:
         if best is None:
             return Decision("click[back to search]", "restart")
         asin = hits[best[1]]
+        if self.wish.kind and not self.searched and self._missing(self.titles[asin]).issuperset(self.wish.kind):
+            # Somebody else's query, and nothing of the kind.
+            return Decision("click[back to search]", "restart")
         return Decision(f"click[{asin}]", "open", asin, self.titles[asin], best[1] + 1)
 
     def _title_and_price(self, asin: str) -> tuple[str, float]:

@@ -64,6 +64,29 @@ def test_decides_on_the_page_alone():
     assert agent.act([]) == "look"
 
 
+def test_takes_what_others_do_as_it_is():
+    agent = Shopper()
+    agent.reset("WebShop [SEP] Instruction: [SEP] find a red wool hat [SEP] Search")
+    agent.act(["search[<query>]"])
+    # Nothing of the kind: its own query is still to be tried.
+    agent.observe(RESULTS.replace("hat", "sock").replace("wool", "silk"), "search[what we need]")
+    hits = ["click[back to search]", "click[next >]", "click[p1]", "click[p2]"]
+    assert agent.act(hits) == "click[back to search]" and agent.decision.purpose == "restart"
+    agent.observe("WebShop [SEP] Instruction: [SEP] find a red wool hat [SEP] Search", "click[back to search]")
+    assert agent.act(["search[<query>]"]) == "search[red wool hat]"
+    agent.observe(RESULTS, "search[red wool hat]")
+    agent.act(hits)
+    agent.observe(PRODUCT, "click[p1]")
+    buttons = [f"click[{name}]" for name in ("back to search", "< prev", "description", "features", "reviews", "buy now", "red", "blue")]
+    agent.act(buttons)
+    agent.observe(PRODUCT, "click[red]")
+    agent.act(buttons)
+    agent.observe(PRODUCT, "click[blue]")  # a slip, which takes red's place
+    assert agent.act(buttons) == "click[red]"
+    agent.observe(PRODUCT, "click[p2]")  # not on this page: nothing happened
+    assert agent.act(buttons) == "click[red]" and agent.open == "p1"
+
+
 def test_nothing_found_searches_for_less():
     agent = Shopper()
     agent.reset("WebShop [SEP] Instruction: [SEP] Find me odd, rare brass lamps [SEP] Search")
@@ -79,7 +102,8 @@ def test_strange_pages_do_not_break_it(text):
     agent = Shopper()
     agent.reset(text)
     agent.observe(text, "click[x]")
-    assert agent.act(["click[next >]", "click[p1]"]) == "click[p1]" and agent.act(["click[buy now]"]) == "click[buy now]"
+    assert agent.act(["click[back to search]", "click[next >]", "click[p1]"]) in ("click[p1]", "click[back to search]")
+    assert agent.act(["click[buy now]"]) == "click[buy now]"
 
 
 def wins(environment, tasks, weights, actor) -> float:
