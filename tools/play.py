@@ -28,7 +28,7 @@ import envs  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 
 # Per environment: options that make it speak as the game itself does, and the split to play when none is named.
-OPTIONS: dict[str, dict[str, Any]] = {"alfworld": {"banner": True}}
+OPTIONS: dict[str, dict[str, Any]] = {"alfworld": {"banner": True}, "webshop": {"pages": "full"}}
 DEFAULT_SPLIT = {"alfworld": "generated:eval", "webshop": "generated:eval"}
 # What --goals may be: the splits that are kinds of goals.
 GOALS = {"webshop": ("synthetic", "human")}

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from envs.webshop import generator, loader, phrases
+from envs.webshop import brief, generator, loader, phrases
 from envs.webshop.catalogue import PRICE_SEED, Catalogue, open_folder
 from envs.webshop.engine import ShopEngine
 from envs.webshop.expert import expert_action
@@ -47,13 +47,17 @@ class WebshopEnvironment:
     """Shopping trips. The reward comes with the purchase, which ends the trip; there is no step limit here.
 
     data: the folder of the original files; None takes WEBSHOP_DATA. nouns: see nouns.choose (real goals only).
-    seed: draws prices within ranges, and the price limits of goals.
+    seed: draws prices within ranges, and the price limits of goals. pages: "full" as the original's; "brief" for small models (brief.py);
+    "auto": brief in the project's own shop.
     """
 
-    def __init__(self, data: str | os.PathLike | None = None, nouns: str = "auto", seed: int = PRICE_SEED) -> None:
+    def __init__(self, data: str | os.PathLike | None = None, nouns: str = "auto", seed: int = PRICE_SEED, pages: str = "auto") -> None:
+        if pages not in ("full", "brief", "auto"):
+            raise UserError(f"there are no pages {pages!r}: use full, brief or auto")
         self._data = data
         self._nouns = nouns
         self._seed = seed
+        self._pages = pages
         self.engine: ShopEngine | None = None
         self.task: WebshopTask | None = None
 
@@ -128,7 +132,10 @@ class WebshopEnvironment:
         engine = self._shopping()
         if engine.done:
             return TRIP_OVER, 0.0, True, self._info()
+        before = engine.visit
         observation = engine.step(action)
+        if self._pages == "brief" or (self._pages == "auto" and self.task.kind in GENERATED_SPLITS):
+            observation = brief.shorten(before, engine.visit, observation, engine.reward)
         return observation, engine.reward, engine.done, self._info()
 
     def _info(self) -> dict[str, Any]:

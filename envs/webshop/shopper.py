@@ -85,6 +85,8 @@ class Shopper:
     def reset(self, observation: str) -> None:
         """Begins a trip with its first page."""
         self.page = observation.split(SEPARATOR)
+        self.results: list[str] = []  # the page of hits, and the product's page, as last seen in full
+        self.product: list[str] = []
         self.wish = read_instruction(self._instruction())
         self.open: str | None = None  # the product whose pages are shown
         self.left: list[str] = []
@@ -103,7 +105,7 @@ class Shopper:
         """Takes in the page that followed `action`, which need not be the one asked for."""
         if self.decision.purpose == "leave" and action == self.decision.action:
             self.left.append(self.decision.thing)
-        self.page = observation.split(SEPARATOR)
+        self._see(observation)
         clicked = action.removeprefix("click[").removesuffix("]") if action.startswith("click[") else ""
         if action.startswith("search["):
             self.open = None
@@ -111,7 +113,7 @@ class Shopper:
             self.searched |= self.own_query
         elif clicked not in self.clickable:
             return  # it did nothing
-        elif clicked == "back to search" or any(part.startswith("Page ") and "Total results" in part for part in self.page[:4]):
+        elif clicked == "back to search" or self.page is self.results:
             self.open = None
         elif clicked in self.titles:
             self.open, self.chosen = clicked, set()
@@ -120,6 +122,14 @@ class Shopper:
                 if clicked in group:  # one value of an option takes another's place
                     self.chosen.difference_update(group)
             self.chosen.add(clicked)
+
+    def _see(self, observation: str) -> None:
+        """Keeps a page; a brief word about an action does not take the place of the page it was done on."""
+        self.page = observation.split(SEPARATOR)
+        if any(part.startswith("Page ") and "Total results" in part for part in self.page[:4]):
+            self.results = self.page
+        elif any(part.startswith("Price: ") for part in self.page):
+            self.product = self.page
 
     def _missing(self, text: str) -> set[str]:
         shown = {_bare(word) for word in _WORD.findall(text.lower())}
@@ -165,8 +175,8 @@ class Shopper:
         return Decision(f"click[{asin}]", "open", asin, self.titles[asin], best[1] + 1)
 
     def _title_and_price(self, asin: str) -> tuple[str, float]:
-        place = self.page.index(asin.upper()) if asin.upper() in self.page else len(self.page)
-        title, tag = (*self.page[place + 1 : place + 3], "", "")[:2]
+        place = self.results.index(asin.upper()) if asin.upper() in self.results else len(self.results)
+        title, tag = (*self.results[place + 1 : place + 3], "", "")[:2]
         prices = _DOLLARS.findall(tag)
         return title, float(prices[0]) if prices else 0.0
 
@@ -204,7 +214,7 @@ class Shopper:
         """Option name -> values: on the page each name, which cannot be clicked, stands before its values."""
         groups: dict[str, list[str]] = {}
         name = ""
-        for part in self.page[4:]:
+        for part in self.product:
             if part.startswith("Price: "):
                 break
             if part in values:

@@ -117,8 +117,11 @@ def test_a_poor_purchase_is_bought_but_no_success(generated):
 
 @pytest.mark.parametrize("action", ["", "look", "search[]", "click[nowhere]", "click[search]", "search", "x" * 1_000_000, "search[" + "y " * 600_000 + "]", "\x00[\ud800]"])
 def test_actions_that_do_nothing(generated, action):
-    page = generated.reset("generated:eval/0")
-    assert generated.step(action)[:3] == (page, 0.0, False)
+    generated.reset("generated:eval/0")
+    assert generated.step(action)[:3] == ("Nothing happens.", 0.0, False)
+    full = envs.make("webshop", pages="full")
+    page = full.reset("generated:eval/0")
+    assert full.step(action)[:3] == (page, 0.0, False)
 
 
 def test_random_actions_never_break_it_and_the_same_actions_give_the_same_pages(generated):
