@@ -2,9 +2,10 @@
 
 Score of a document: Σ over the query's words of `idf · f / (f + k1 (1 − b + b · length / mean length))` with
 `idf = ln(1 + (N − n + 0.5) / (n + 0.5))`, k1 0.9, b 0.4 (Robertson and Zaragoza 2009; Kamphuis et al. 2020). Lucene keeps a
-document's length in one byte, exactly up to 40 and with four binary digits above, and that decides many close calls.
+document's length in one byte, exactly up to 40 and rounded down beyond, and that decides many close calls.
 
-The index is kept as flat arrays (`Index`), so that it can lie in memory or be mapped from files.
+The index is kept as flat arrays (`Index`), so that it can lie in memory or be mapped from files. The package bm25s has the same formula;
+but importing it starts a JAX backend where JAX is installed, which an environment must not do, and it knows no rounded lengths.
 """
 
 from __future__ import annotations
