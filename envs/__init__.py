@@ -14,6 +14,7 @@ from epo_jax.errors import UserError
 # name -> "module:class", imported when asked for
 REGISTRY = {
     "alfworld": "envs.alfworld.environment:AlfworldEnvironment",
+    "webshop": "envs.webshop.environment:WebshopEnvironment",
 }
 
 
@@ -40,11 +41,11 @@ class Environment(Protocol):
         """Starts a game, given as a task or its id; returns the first observation."""
 
     def step(self, action: str) -> tuple[str, float, bool, dict[str, Any]]:
-        """observation, reward, done, {"success": bool, "admissible": list of str}."""
+        """observation, reward, done, {"success": bool, "admissible": list of str}; WebShop adds "bought": bool."""
 
     @property
     def admissible(self) -> list[str]:
-        """Actions that do something now, sorted; empty when the game is over (or where anything can be said)."""
+        """Actions that do something now, sorted or as the page lists them; empty when the game is over (or where anything can be said)."""
 
     def progress(self) -> float:
         """How far the episode has come, in [0, 1]."""

@@ -3,11 +3,13 @@
     python tools/play.py --env=alfworld                                   a household made by the project
     python tools/play.py --env=alfworld --split=valid_seen --task=17      a real game (needs ALFWORLD_DATA)
     python tools/play.py --env=alfworld --game=path/to/game.tw-pddl
+    python tools/play.py --env=webshop                                    a shop made by the project
+    python tools/play.py --env=webshop --task=17 [--goals=human]          the original's goal 17 (where WEBSHOP_DATA is set)
     … --json < actions.txt
 
 With --json it writes one line for the reset, then reads one action a line from standard input and
-answers each with one line: {"observation", "admissible", "reward", "done", "success"}. The observation is
-what the game itself says. The end of the input ends the program. Without it, type "?" for the
+answers each with one line: {"observation", "admissible", "reward", "done", "success"}, in WebShop also "bought". The
+observation is what the game itself says. The end of the input ends the program. Without it, type "?" for the
 admissible actions and "quit" (or Ctrl-D) to leave.
 """
 
@@ -26,8 +28,10 @@ import envs  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 
 # Per environment: options that make it speak as the game itself does, and the split to play when none is named.
-OPTIONS: dict[str, dict[str, Any]] = {"alfworld": {"banner": True}}
-DEFAULT_SPLIT = {"alfworld": "generated:eval"}
+OPTIONS: dict[str, dict[str, Any]] = {"alfworld": {"banner": True}, "webshop": {"pages": "full"}}
+DEFAULT_SPLIT = {"alfworld": "generated:eval", "webshop": "generated:eval"}
+# What --goals may be: the splits that are kinds of goals.
+GOALS = {"webshop": ("synthetic", "human")}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,10 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     chosen.add_argument("--game", metavar="FILE", help="a game file")
     chosen.add_argument("--task", metavar="ID", help="a task's id, or its number in the split")
     parser.add_argument("--split", help="where the task is from")
+    parser.add_argument("--goals", help="webshop: synthetic or human goals of the original's files; short for --split")
     parser.add_argument("--json", action="store_true", help="read actions from standard input, answer in JSON lines")
     options = parser.parse_args(arguments)
     try:
         environment = envs.make(options.env, **OPTIONS.get(options.env, {}))
+        if options.goals is not None:
+            if options.goals not in GOALS.get(options.env, ()) or options.split is not None:
+                raise UserError("--goals is synthetic or human, for --env=webshop and instead of --split")
+            options.split = options.goals
         if options.game is not None:
             if options.split is not None:
                 raise UserError("--game names a file, which belongs to no split: leave --split out")
@@ -48,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.task is not None:
             split = options.split
             if split is None and "/" not in options.task:
-                split = DEFAULT_SPLIT.get(options.env)
+                split = _default_split(options.env)
             task = environment.find_task(options.task, split)
         else:
             task = environment.find_task("0", options.split or DEFAULT_SPLIT.get(options.env))
@@ -64,17 +73,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _default_split(environment: str) -> str | None:
+    """Where a bare number counts: a WebShop goal's is the original's, where its files are there."""
+    if environment == "webshop" and os.environ.get("WEBSHOP_DATA"):
+        return "synthetic"
+    return DEFAULT_SPLIT.get(environment)
+
+
 def play_json(environment: envs.Environment, observation: str) -> None:
     """The reset and every answer as one JSON line each."""
     success = environment.progress() >= 1
-    _answer(observation, environment.admissible, 0.0, success, success)
+    info: dict[str, Any] = {"admissible": environment.admissible, "success": success}
+    if hasattr(environment, "bought"):
+        info["bought"] = environment.bought
+    _answer(observation, 0.0, success, info)
     for line in _lines():
-        observation, reward, done, info = environment.step(line)
-        _answer(observation, info["admissible"], reward, done, info["success"])
+        _answer(*environment.step(line))
 
 
-def _answer(observation: str, admissible: list[str], reward: float, done: bool, success: bool) -> None:
-    fields = {"observation": observation, "admissible": admissible, "reward": reward, "done": done, "success": success}
+def _answer(observation: str, reward: float, done: bool, info: dict[str, Any]) -> None:
+    fields = {"observation": observation, "admissible": info["admissible"], "reward": reward, "done": done, "success": info["success"]}
+    if "bought" in info:
+        fields["bought"] = info["bought"]
     print(json.dumps(fields), flush=True)
 
 

@@ -17,6 +17,8 @@ The rule, in full. `choose(strategy, admissible)`:
 6. Ties go to the verb that was named first, then to the order of `PRECEDENCE`, then to the lower numbers, then to the alphabet.
 7. Otherwise it looks around: `look` (or, where that is not admissible, the first command).
 
+Where the commands are a shop's (`search[words]`, `click[what]`), the rule of literal_shop.py holds instead.
+
 So a strategy that names a place by its number is followed, "one of the cabinets" always means the first one that is not
 here, and "keep searching" is answered by a look around. Time is linear in the strategy and in the commands.
 """
@@ -27,6 +29,8 @@ import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from epo_jax.rollout import literal_shop
 
 MAX_CHARACTERS = 2_000
 THRESHOLD = 3
@@ -106,6 +110,8 @@ def choose(strategy: str, admissible: Sequence[str]) -> str:
 
     An empty `admissible` gives `look`. Never raises on any text.
     """
+    if literal_shop.is_shop(admissible):
+        return literal_shop.choose(strategy, admissible)
     commands = [_read(command) for command in admissible]
     text = strategy[:MAX_CHARACTERS]
     words = _WORD.findall(_LABEL.sub("", text, count=1).lower())

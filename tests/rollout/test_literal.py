@@ -165,15 +165,15 @@ def test_without_look_or_commands() -> None:
     ],
 )
 def test_hostile_text(hostile: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert choose(hostile, AT_DESK) in AT_DESK
     assert choose("go to cabinet 1", [hostile, "look"]) in (hostile, "look")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_fast_enough_for_play() -> None:
     choose("warm", AT_DESK)
-    start = time.perf_counter()
+    start = time.process_time()
     for number in range(500):
         choose(f"Thought: check cabinet {number} for the mug next.", AT_DESK)
-    assert (time.perf_counter() - start) / 500 < 0.001
+    assert (time.process_time() - start) / 500 < 0.001
