@@ -52,8 +52,9 @@ def smollm2(config: ConfigDict) -> None:
     config.rollout.episodes = 8
     config.rollout.slots = 8
     config.environment.max_turns = 12
-    config.warm_start.episodes = 64
-    config.warm_start.learning_rate = 1e-4
+    config.warm_start.episodes = 96
+    config.warm_start.accumulation = 1  # so few episodes should at least make 24 steps
+    config.warm_start.learning_rate = 2e-4
     config.learn.learning_rate = 2e-5
     config.evaluate.tasks = 8
     config.evaluate.every = 2
