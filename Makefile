@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: train test test-all clean
+.PHONY: train test test-slow test-all clean
 
 train: $(VENV)/installed
 	$(VENV)/bin/python -m epo_jax.train --config=configs/alfshop.py
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest
+
+# Three minutes more; what is left out of these two are the two whole runs of tests/test_learning.py.
+test-slow: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest -m "slow and not learning"
 
 test-all: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -m ""

@@ -27,6 +27,7 @@ def gain(folder: pathlib.Path, *changes: str) -> Estimate:
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_success_on_held_out_households_rises_and_without_its_reward_does_not(tmp_path: pathlib.Path) -> None:
     learned = gain(tmp_path / "learned")
     control = gain(tmp_path / "control", "--config.credit.permute=True")
