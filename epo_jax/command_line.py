@@ -42,6 +42,7 @@ def _parse(arguments: list[str]) -> list[str]:
         return flags.FLAGS(arguments)
     except AttributeError as error:  # ml_collections: an override names no field of the config
         words = " ".join(str(error).replace("'\\'", "'").replace("\\'", "'").replace("\\n", " ").split())
+        words = words.replace("' Did you mean", ". Did you mean")
         _fail(f"no such field in the configuration: {words.strip(chr(39) + chr(34))}")
     except (flags.Error, ValueError, TypeError) as error:
         _fail(" ".join(str(error).split()))

@@ -73,7 +73,7 @@ class OfflineRun:
         with bar(f"pass {position.round + 1}", self.steps) as progress:
             progress.advance(amount=done)
             batches = self._batches(position.round, done, counts)
-            for metrics in self.learner.take_steps(batches, self.steps, on_step=lambda *_: progress.advance()):
+            for metrics in self.learner.take_steps(batches, self.steps, on_step=progress.advance_reading):
                 rows.append(metrics)
                 self.metrics.write("step", int(metrics["optimizer_step"]), metrics)
         if rows:

@@ -249,7 +249,7 @@ def test_bad_configurations_are_told_before_anything_is_written(tmp_path, monkey
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--config=configs/alfshop.py", "--config.learn.learning_rat=1"], "learning_rate"),
+        (["--config=configs/alfshop.py", "--config.learn.learning_rat=1"], 'learning_rat. Did you mean "learning_rate"'),
         (["--config=configs/alfshop.py:huge"], "smollm2"),
         (["--config=configs/none.py"], "configs/none.py"),
         ([], "--config="),
