@@ -52,7 +52,8 @@ def smollm2(config: ConfigDict) -> None:
     config.rounds = 2
     config.rollout.episodes = 8
     config.rollout.slots = 8
-    config.environment.max_turns = 12
+    config.environments.alfworld.max_turns = 12
+    config.environments.webshop.max_turns = 8
     config.warm_start.episodes = 96
     config.warm_start.accumulation = 1  # so few episodes should at least make 24 steps
     config.warm_start.learning_rate = 2e-4
@@ -66,10 +67,9 @@ def llama3_8b(config: ConfigDict) -> None:
     config.model.source = "weights/Meta-Llama-3-8B-Instruct"  # a Hugging Face folder on this machine
     config.model.compute_dtype = "bfloat16"
     config.model.remat = "full"
-    config.environment.prompt = "full"
-    config.environment.train_split = "train"
-    config.environment.eval_split = "valid_seen"
-    config.environment.max_turns = 40
+    config.environments.alfworld.update(prompt="full", train_split="train", eval_split="valid_seen", max_turns=40)
+    config.environments.webshop.update(prompt="full", train_split="train", eval_split="test", max_turns=10)
+    config.environments.webshop.options.pages = "full"
     config.rollout.episodes = 512
     config.rollout.temperature = 0.7
     config.rollout.max_strategy_tokens = 128
@@ -84,6 +84,6 @@ def llama3_8b(config: ConfigDict) -> None:
     config.learn.accumulation = 8
     config.learn.max_length = 4096
     config.learn.length_buckets = (1024, 2048, 3072, 4096)
-    config.evaluate.tasks = 140
+    config.evaluate.tasks = 200  # all 200 goals, and the 140 games that there are
     config.evaluate.temperature = 0.7
     config.checkpoint.every_steps = 50

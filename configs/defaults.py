@@ -30,23 +30,21 @@ def get_defaults() -> ConfigDict:
     config.model.architecture.hidden_size = 256
     config.model.architecture.intermediate_size = 704
     config.model.architecture.num_layers = 4
-    config.model.architecture.num_heads = 8
-    config.model.architecture.num_kv_heads = 4
-    config.model.architecture.head_dim = 32
+    config.model.architecture.num_heads = 4
+    config.model.architecture.num_kv_heads = 2
+    config.model.architecture.head_dim = 64
     config.model.architecture.rope_theta = 10_000.0
-    config.model.architecture.tokenizer_games = 400  # demonstrations whose text the tokenizer is made from
+    config.model.architecture.tokenizer_games = 400  # demonstrations of each environment, whose text the tokenizer is made from
 
     config.mesh = ConfigDict()  # devices along each axis; -1 takes the rest
     config.mesh.data = 1
     config.mesh.fsdp = -1
     config.mesh.tensor = 1
 
-    config.environment = ConfigDict()
-    config.environment.name = "alfworld"
-    config.environment.train_split = "auto"  # auto: `train` where ALFWORLD_DATA is set, else `generated:train`
-    config.environment.eval_split = "auto"  # auto: `valid_seen` where ALFWORLD_DATA is set, else `generated:eval`
-    config.environment.prompt = "brief"  # full: instruction and worked example; brief: the task alone
-    config.environment.max_turns = 20
+    config.environments = ConfigDict()
+    config.environments.alfworld = get_environment(max_turns=20)
+    config.environments.webshop = get_environment(max_turns=10)
+    config.environments.webshop.options.pages = "brief"  # full: as the original's; brief: without what the conversation holds already
 
     config.rollout = ConfigDict()
     config.rollout.episodes = 96  # a round
@@ -93,7 +91,7 @@ def get_defaults() -> ConfigDict:
     config.learn.clip_high = 0.0
     config.learn.kl_weight = 0.0  # of the k3 estimate of KL(learner ‖ behaviour)
 
-    config.warm_start = ConfigDict()  # cloning the explorer's demonstrations before the first round
+    config.warm_start = ConfigDict()  # cloning the experts' demonstrations before the first round
     config.warm_start.episodes = 0  # 0: off
     config.warm_start.learning_rate = 1e-3
     config.warm_start.rows = 4
@@ -106,7 +104,7 @@ def get_defaults() -> ConfigDict:
     config.rounds = 3
     config.evaluate = ConfigDict()
     config.evaluate.every = 1  # rounds; the first evaluation comes before the first round
-    config.evaluate.tasks = 100
+    config.evaluate.tasks = 100  # held-out tasks of each environment, if it has so many
     config.evaluate.temperature = 1.0
 
     config.checkpoint = ConfigDict()
@@ -115,3 +113,16 @@ def get_defaults() -> ConfigDict:
 
     config.tensorboard = True
     return config
+
+
+def get_environment(max_turns: int) -> ConfigDict:
+    """The fields of one environment's part in a run."""
+    environment = ConfigDict()
+    environment.share = 1.0  # of the episodes, relative to the other environments' shares; 0: not played
+    # auto: real data where its folder is named (ALFWORLD_DATA: train, valid_seen; WEBSHOP_DATA: train, test), else generated:train, generated:eval
+    environment.train_split = "auto"
+    environment.eval_split = "auto"
+    environment.prompt = "brief"  # full: instruction and worked example; brief: the task alone
+    environment.max_turns = max_turns
+    environment.options = ConfigDict()  # of the environment's constructor
+    return environment

@@ -19,9 +19,10 @@ def get_config() -> ConfigDict:
     config.name = "mini"
     config.model.source = "random"
     config.model.remat = "dots"
-    config.environment.train_split = "generated:train"
-    config.environment.eval_split = "generated:eval"
-    config.warm_start.episodes = 48_000
+    for environment in config.environments.values():
+        environment.train_split, environment.eval_split = "generated:train", "generated:eval"
+    config.environments.alfworld.share = 1.5  # a household is harder than a shop
+    config.warm_start.episodes = 52_800
     config.warm_start.learning_rate = 2e-3
     config.learn.length_buckets = (256, 320, 384, 448, 512, 576, 640, 704, 768, 1024)
     config.checkpoint.every_steps = 100

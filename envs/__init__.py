@@ -31,6 +31,9 @@ class Environment(Protocol):
     def tasks(self, split: str) -> list[Task]:
         """The games of a split, always in the same order; UserError names the known splits."""
 
+    def default_splits(self) -> tuple[str, str]:
+        """Where to train and where to evaluate if nobody says: real data if its folder is named in the environment, else generated games."""
+
     def find_task(self, identifier: str, split: str | None = None) -> Task:
         """The game with an id (within a split, the rest of the id is enough); UserError when there is none."""
 
@@ -68,6 +71,10 @@ class Environment(Protocol):
     @property
     def success(self) -> bool:
         """Whether the present game is won."""
+
+    @property
+    def outcome(self) -> float:
+        """What the present game is worth as it stands, in [0, 1]: the environment's own final score, 1 exactly if it is won."""
 
 
 def names() -> list[str]:

@@ -98,9 +98,8 @@ def pad(
     Raises ValueError for a turn without an advantage in a trajectory that is not masked, UserError for buckets that do not reach max_length.
     """
     _check_shape(rows, accumulation)
+    check_buckets(length_buckets, max_length)
     buckets = sorted(length_buckets)
-    if not buckets or buckets[0] < 1 or buckets[-1] < max_length:
-        raise UserError(f"the length buckets {list(length_buckets)} do not reach the maximum length {max_length}: add a bucket of {max_length} tokens.")
     pieces, counts = _pieces(trajectories, max_length)
     batches = []
     for group in _steps(pieces, rows * accumulation):
@@ -109,6 +108,12 @@ def pad(
         batches.append(_stack([[piece] for piece in group], accumulation, rows, length, pad_id))
         _count(batches[-1], counts)
     return batches, counts
+
+
+def check_buckets(length_buckets: Sequence[int], max_length: int) -> None:
+    """Raises `UserError` for lengths (tokens) that cannot hold every trajectory."""
+    if not length_buckets or min(length_buckets) < 1 or max(length_buckets) < max_length:
+        raise UserError(f"the length buckets {list(length_buckets)} do not reach the maximum length {max_length}: add a bucket of {max_length} tokens.")
 
 
 def pack(

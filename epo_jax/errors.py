@@ -1,6 +1,9 @@
-"""The one exception for input that a person can mend."""
+"""The one exception for input that a person can mend, and how several faults are told at once."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
@@ -8,3 +11,18 @@ class UserError(Exception):
 
     Command-line programs print the sentence on standard error and exit with code 2.
     """
+
+
+def all_or_what_is_missing(*makers: Callable[[], Any]) -> list[Any]:
+    """What each of `makers` returns. Raises one `UserError` that names everything that is missing, and not only the first."""
+    made, missing = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except UserError as error:
+            missing.append(str(error).rstrip("."))
+    if len(missing) > 1:
+        raise UserError(f"this run misses {len(missing)} things. " + "; ".join(f"({i}) {text}" for i, text in enumerate(missing, 1)) + ".")
+    if missing:
+        raise UserError(missing[0] + ".")
+    return made

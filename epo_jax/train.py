@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-import envs
 from epo_jax import command_line, strategist as strategists
-from epo_jax.batch import TrajectoryBatch, make_batches
-from epo_jax.errors import UserError
-from epo_jax.evaluation import estimate, paired_difference, successes
+from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
+from epo_jax.errors import UserError, all_or_what_is_missing
+from epo_jax.evaluation import report
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.learner import Learner
@@ -34,12 +32,12 @@ from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.report.console import bar, round_table, say
-from epo_jax.report.metrics import MetricsWriter, describe
+from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
-from epo_jax.rollout import actors, demonstrations, prompts
-from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_round, play_episodes
+from epo_jax.rollout import actors, demonstrations, tasks
+from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, play_episodes
 from epo_jax.run_folder import RunFolder
-from epo_jax.trajectory import Trajectory, append_jsonl, read_jsonl, write_jsonl
+from epo_jax.trajectory import Trajectory, append_jsonl, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
 
@@ -62,17 +60,17 @@ class Run:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, self.stop = config, stop
-        self.environment = config.environment.name
-        self.train_split, self.eval_split = _splits(config)
-        _check_present(config, (self.train_split, self.eval_split))
-        self.train_tasks = envs.make(self.environment).tasks(self.train_split)
-        self.eval_tasks = _sample(envs.make(self.environment).tasks(self.eval_split), config.evaluate.tasks)
-        self.prompts = prompts.load(self.environment, config.environment.prompt)
-        self.actor = actors.make(config.actor)
-        self.judge = judge.make(config.judge)
+        _, self.task_sets, self.actor, self.judge = all_or_what_is_missing(
+            lambda: strategists.find(config.model.source),
+            lambda: tasks.load(config),
+            lambda: actors.make(config.actor),
+            lambda: judge.make(config.judge),
+        )
         self.mesh = make_mesh(config.mesh.to_dict())
         _check_learning(config, self.mesh)
-        self.strategist = strategists.load(config, self.mesh, self._tokenizer_texts)
+        self.strategist = strategists.load(
+            config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
+        )
         self.folder = RunFolder.open(config)
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
@@ -118,7 +116,7 @@ class Run:
     def play(self, values: dict[str, float]) -> list[Trajectory]:
         """The round's episodes; those that an earlier start already played with the same weights are read back."""
         round, rollout = self.learner.position.round, self.config.rollout
-        episodes = episodes_of_round(self.train_tasks, count=rollout.episodes, seed=self.config.seed, round=round)
+        episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=round)
         sampling = self._sampling(rollout.temperature)
         return self._play(f"round {round + 1} play", episodes, sampling, self.folder.trajectories(round), values)
 
@@ -129,9 +127,10 @@ class Run:
         options = {"discount": settings.discount}
         if settings.estimator == "reinforce":
             options |= {"process_weight": settings.process_weight, "normalise": settings.normalise}
-        credit.estimate(settings.estimator, trajectories, **options)
-        if settings.permute:
-            credit.permute_advantages(trajectories, episode_seed(self.config.seed, "permute", self.learner.position.round))
+        for group in by_environment(trajectories).values():  # a baseline over both would say which environment is the easier one
+            credit.estimate(settings.estimator, group, **options)
+            if settings.permute:
+                credit.permute_advantages(group, episode_seed(self.config.seed, "permute", self.learner.position.round))
         write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
         values["seconds_judge"] = time.monotonic() - start
         values["judge_failed"] = counts.failed
@@ -161,20 +160,15 @@ class Run:
     def evaluate(self) -> None:
         """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
         rounds_done, values = self.learner.position.round, dict[str, float]()
-        episodes = [Episode(index, task, episode_seed("evaluation", index)) for index, task in enumerate(self.eval_tasks)]
-        path = self.folder.evaluation(rounds_done)
-        trajectories = self._play("evaluation", episodes, self._sampling(self.config.evaluate.temperature), path, values)
-        values |= describe(trajectories)
+        path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
+        sampling = self._sampling(self.config.evaluate.temperature)
+        trajectories = self._play("evaluation", episodes_of_evaluation(self.task_sets), sampling, path, values)
+        values |= describe_each(trajectories)
         self.metrics.write("evaluation", rounds_done, values)
-        now = successes(trajectories)
-        if not now:
-            say(f"evaluation after {rounds_done} rounds: every episode failed to be played; see {path}")
-            return
-        line = f"evaluation after {rounds_done} rounds on {self.eval_split}: success {estimate(list(now.values()))}, n = {len(now)}"
-        first = self.folder.evaluation(0)
-        if rounds_done and first.exists():
-            line += f"; paired difference to before {_signed(paired_difference(successes(read_jsonl(first)), now))}"
-        say(line)
+        before = read_jsonl(first) if rounds_done and first.exists() else []
+        for task_set in self.task_sets:
+            where = f"evaluation after {rounds_done} rounds, {task_set.environment} {task_set.eval_split}"
+            say(f"{where}: {report(trajectories, before, task_set.environment) or f'every episode failed to be played; see {path}'}")
 
     def finish(self) -> None:
         """Leaves the strategist as a Hugging Face folder and says where everything is."""
@@ -192,13 +186,10 @@ class Run:
         played = {trajectory.extra["index"] for trajectory in kept}
         missing = [episode for episode in episodes if episode.index not in played]
         player = Player(
-            environment=self.environment,
             engine=self.engine,
             conversation=self.strategist.conversation,
-            prompts=self.prompts,
             actor=self.actor,
             sampling=sampling,
-            max_turns=self.config.environment.max_turns,
             round=position.round,
             weights_version=self.engine.weights_version,
         )
@@ -232,16 +223,7 @@ class Run:
         learn, round = self.config.learn, self.learner.position.round
         for epoch in range(learn.epochs):
             order = np.random.default_rng([self.config.seed, round, epoch]).permutation(len(trajectories))
-            batches, counts = make_batches(
-                [trajectories[index] for index in order],
-                packing=learn.packing,
-                ways=rows_split_over(self.mesh),
-                length_buckets=learn.length_buckets,
-                rows=learn.rows,
-                max_length=learn.max_length,
-                pad_id=self.strategist.tokenizer.pad_id,
-                accumulation=learn.accumulation,
-            )
+            batches, counts = self._batched([trajectories[index] for index in order], learn)
             values |= {"padding_share": counts.padding_share, "dropped_turns": counts.dropped_turns}
             yield from batches
 
@@ -250,32 +232,32 @@ class Run:
 
         Packing wants the lengths of a step unlike, so nothing is sorted for it.
         """
-        settings, learn, done = self.config.warm_start, self.config.learn, self.learner.position.steps
+        settings, done = self.config.warm_start, self.learner.position.steps
         size = 4 * settings.rows * settings.accumulation
         stream = demonstrations.demonstrations(
-            self.environment,
-            self.train_tasks,
-            start=done // 4 * size,
-            seed=self.config.seed,
-            conversation=self.strategist.conversation,
-            prompts=self.prompts,
-            max_turns=self.config.environment.max_turns,
+            self.task_sets, start=done // 4 * size, seed=self.config.seed, conversation=self.strategist.conversation
         )
         for group in itertools.count(done // 4):
             played = list(itertools.islice(stream, size))
-            batches, _ = make_batches(
-                played if settings.packing else sorted(played, key=lambda trajectory: len(trajectory.tokens)),
-                packing=settings.packing,
-                ways=rows_split_over(self.mesh),
-                length_buckets=learn.length_buckets,
-                rows=settings.rows,
-                accumulation=settings.accumulation,
-                max_length=learn.max_length,
-                pad_id=self.strategist.tokenizer.pad_id,
-            )
+            if not settings.packing:
+                played.sort(key=lambda trajectory: len(trajectory.tokens))
+            batches, _ = self._batched(played, settings)
             order = np.random.default_rng([self.config.seed, group]).permutation(len(batches))
             for index in order[done % 4 if group == done // 4 else 0 :]:
                 yield batches[index]
+
+    def _batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> tuple[list[TrajectoryBatch], BatchCounts]:
+        """Optimizer steps of the size that `steps` (config.learn or config.warm_start) says."""
+        return make_batches(
+            trajectories,
+            packing=steps.packing,
+            ways=rows_split_over(self.mesh),
+            length_buckets=self.config.learn.length_buckets,
+            rows=steps.rows,
+            accumulation=steps.accumulation,
+            max_length=self.config.learn.max_length,
+            pad_id=self.strategist.tokenizer.pad_id,
+        )
 
     def _warm_start_steps(self) -> int:
         settings = self.config.warm_start
@@ -284,15 +266,6 @@ class Run:
     def _steps_in_all(self) -> int:
         learn = self.config.learn
         return self.config.rounds * learn.epochs * math.ceil(self.config.rollout.episodes / (learn.rows * learn.accumulation))
-
-    def _tokenizer_texts(self) -> list[str]:
-        """Text of demonstrations, for a model that needs a tokenizer of its own."""
-        count = self.config.model.architecture.tokenizer_games
-        return [
-            text
-            for index in range(count)
-            for text in demonstrations.texts(self.environment, self.train_tasks[index % len(self.train_tasks)], index, self.prompts, self.config.environment.max_turns)
-        ]
 
     def _sampling(self, temperature: float) -> Sampling:
         rollout = self.config.rollout
@@ -322,7 +295,7 @@ class Run:
         mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
         say(
             f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {devices} ({mesh}); "
-            f"{self.environment} {self.train_split}: {len(self.train_tasks)} tasks, {len(self.eval_tasks)} held out from {self.eval_split}; "
+            f"{' and '.join(map(str, self.task_sets))}; "
             f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {config.actor}, judge {config.judge}, "
             f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}; writes {self.folder.path}"
         )
@@ -330,30 +303,11 @@ class Run:
             say(f"continuing: {self.learner.position}")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
-        values |= describe(trajectories)
+        values |= describe_each(trajectories)
         values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
         round = self.learner.position.round
         self.metrics.write("round", round, values)
         round_table(f"round {round} of {self.config.rounds}", values)
-
-
-def _check_present(config: ConfigDict, splits: Sequence[str]) -> None:
-    """Everything that the run takes from outside, so that one start names all that is missing and not only the first."""
-    missing = []
-    for need in (
-        lambda: strategists.find(config.model.source),
-        lambda: [envs.make(config.environment.name).tasks(split) for split in splits],
-        lambda: actors.make(config.actor),
-        lambda: judge.make(config.judge),
-    ):
-        try:
-            need()
-        except UserError as error:
-            missing.append(str(error).rstrip("."))
-    if len(missing) > 1:
-        raise UserError(f"this run misses {len(missing)} things. " + "; ".join(f"({i}) {text}" for i, text in enumerate(missing, 1)) + ".")
-    if missing:
-        raise UserError(missing[0] + ".")
 
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
@@ -363,28 +317,7 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     credit.estimate(config.credit.estimator, [])
-    learn = config.learn
-    make_batches(
-        [], packing=False, length_buckets=learn.length_buckets, rows=learn.rows, max_length=learn.max_length, pad_id=0, accumulation=learn.accumulation
-    )
-
-
-def _splits(config: ConfigDict) -> tuple[str, str]:
-    """Training and held-out split; `auto` means real games where ALFWORLD_DATA is set, else generated ones."""
-    real = bool(os.environ.get("ALFWORLD_DATA"))
-    train, held_out = config.environment.train_split, config.environment.eval_split
-    if train == "auto":
-        train = "train" if real else "generated:train"
-    if held_out == "auto":
-        held_out = "valid_seen" if real else "generated:eval"
-    return train, held_out
-
-
-def _sample(tasks: Sequence[Any], count: int) -> list[Any]:
-    """`count` tasks, the same ones every time."""
-    if len(tasks) <= count:
-        return list(tasks)
-    return [tasks[index] for index in sorted(np.random.default_rng(0).permutation(len(tasks))[:count])]
+    check_buckets(config.learn.length_buckets, config.learn.max_length)
 
 
 def _already_played(path: Path, episodes: Sequence[Episode], weights_version: str) -> list[Trajectory]:
@@ -399,10 +332,6 @@ def _already_played(path: Path, episodes: Sequence[Episode], weights_version: st
         and seeds.get(trajectory.extra.get("index")) == trajectory.seed
         and trajectory.masked is None
     ]
-
-
-def _signed(difference: Any) -> str:
-    return f"{100 * difference.mean:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -94,6 +94,14 @@ class Trajectory:
         return _build(cls, rest, turns=[_turn_from_dict(turn) for turn in turns])
 
 
+def by_environment(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Environment → its trajectories, in order; environments by name."""
+    groups: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        groups.setdefault(trajectory.environment, []).append(trajectory)
+    return dict(sorted(groups.items()))
+
+
 _TURN_FIELDS = dataclasses.fields(Turn)
 
 # --- JSON Lines -----------------------------------------------------------------------------------------------------------------------------

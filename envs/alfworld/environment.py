@@ -81,6 +81,10 @@ class AlfworldEnvironment:
             return [_generated_task(split, index) for index in range(self._generated[split])]
         return list(_real_tasks(self._split_folder(split), split))
 
+    def default_splits(self) -> tuple[str, str]:
+        """Real games where ALFWORLD_DATA is set, else generated ones."""
+        return ("train", "valid_seen") if self._data or os.environ.get("ALFWORLD_DATA") else GENERATED_SPLITS
+
     def find_task(self, identifier: str, split: str | None = None) -> AlfworldTask:
         """The game with this id; with a split, an id without it, or a number in the split's order, will do too."""
         if split is not None:
@@ -191,6 +195,11 @@ class AlfworldEnvironment:
         """Whether the present game is won."""
         self._playing()
         return self._success
+
+    @property
+    def outcome(self) -> float:
+        """1 if the present game is won, else 0."""
+        return float(self.success)
 
     def _playing(self) -> AlfworldEngine:
         if self.engine is None:

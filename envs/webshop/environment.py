@@ -71,6 +71,10 @@ class WebshopEnvironment:
             return self._published(split)
         return [WebshopTask(split, number) for number in range(len(self._goals(split)))]
 
+    def default_splits(self) -> tuple[str, str]:
+        """Real goals where WEBSHOP_DATA is set, else the project's own shop."""
+        return ("train", "test") if self._data or os.environ.get("WEBSHOP_DATA") else GENERATED_SPLITS
+
     def find_task(self, identifier: str, split: str | None = None) -> WebshopTask:
         """The goal with this id; with a split, a number in the split's order will do too."""
         kind, slash, number = identifier.rpartition("/")
@@ -176,6 +180,11 @@ class WebshopEnvironment:
         """Whether the purchase was worth the full reward of 1."""
         engine = self._shopping()
         return engine.done and engine.reward == 1.0
+
+    @property
+    def outcome(self) -> float:
+        """The reward of the purchase; 0 where nothing was bought."""
+        return float(self._shopping().reward)
 
     @property
     def bought(self) -> bool:

@@ -15,8 +15,9 @@ from envs.webshop.shopper import Decision, Shopper
 
 STYLES = ("exact", "plain", "loose", "vague")
 
-# Style weights of the mini strategist's demonstrations.
-MIXED: Mapping[str, float] = {"exact": 0.2, "plain": 0.2, "loose": 0.25, "vague": 0.35}
+# Style weights of the mini strategist's demonstrations. As in ALFWorld's, the style that helps least has the most weight and one wording:
+# a clone that only becomes surer of itself becomes worse.
+MIXED: Mapping[str, float] = {"exact": 0.15, "plain": 0.25, "loose": 0.25, "vague": 0.35}
 PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 
 # style -> purpose -> wordings.
@@ -41,11 +42,11 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "restart": ("search for something else.",),
     },
     "vague": {
-        "search": ("find what we need.", "find it in the shop."),
-        "open": ("open one that fits.", "one of these looks right."),
-        "choose": ("set it up as they asked.", "mind the {name}."),
-        "buy": ("that is the one.", "we are done here."),
-        "leave": ("this is not what we need.", "try another one."),
+        "search": ("find what we need.",),
+        "open": ("open one that fits.",),
+        "choose": ("set it up as they asked.",),
+        "buy": ("that is the one.",),
+        "leave": ("this is not what we need.",),
         "return": ("that is enough.",),
         "restart": ("this does not work.",),
     },

@@ -127,6 +127,8 @@ class Shopper:
         """Keeps a page; a brief word about an action does not take the place of the page it was done on."""
         self.page = observation.split(SEPARATOR)
         if any(part.startswith("Page ") and "Total results" in part for part in self.page[:4]):
+            if self.page == self.results[:1]:
+                self.page = self.results  # a brief page of hits that were listed before
             self.results = self.page
         elif any(part.startswith("Price: ") for part in self.page):
             self.product = self.page

@@ -1,6 +1,6 @@
 """A small byte-level BPE tokenizer for a model made from nothing, saved as a Hugging Face folder.
 
-Digits stand alone (with the space before the first of them), so "shelf 12" is " shelf", " 1", "2": names of objects generalise to numbers that
+A page divider " [SEP]" is one token. Digits stand alone (with the space before the first of them), so "shelf 12" is " shelf", " 1", "2": names of objects generalise to numbers that
 were rare in the texts. The chat template is as short as can be and only ever appends: <|user|>content<|agent|>content<|end|>.
 """
 
@@ -22,6 +22,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}" + AGENT + "{% endif %}"
 )
+# One digit, the divider of WebShop's pages, a word, other signs, or white space: no merge goes across.
+_PIECE = r" ?\d| ?\[SEP\]| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SMALLEST_VOCABULARY = 4 + 256  # the special tokens and every byte
 
 
@@ -35,8 +37,8 @@ def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(r" ?\d"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.Split(tokenizers.Regex(_PIECE), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()

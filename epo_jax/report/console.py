@@ -57,17 +57,24 @@ def bar(title: str, total: int) -> Iterator[Bar]:
         yield Bar(progress, progress.add_task(title, total=total, note=""))
 
 
-ROUND_ROWS = (
+# label, figures, pattern. The first part of the table has a column for every environment.
+EPISODE_ROWS = (
+    ("episodes", "episodes", "{:.0f}"),
     ("success", "success", "{:.1%}"),
     ("mean reward", "reward", "{:.3f}"),
+    ("bought something", "bought", "{:.1%}"),
     ("mean progress", "progress", "{:.3f}"),
     ("turns an episode", "turns", "{:.1f}"),
+    ("ended by a full context", "ended_by_context", "{:.1%}"),
     ("episodes masked", "masked", "{:.0f}"),
-    ("sampler–learner log-probability gap", "logprob_gap", "{:.2e}"),
     ("advantages not zero", "advantage_nonzero_share", "{:.1%}"),
-    ("gradient norm", "grad_norm", "{:.3f}"),
     ("strategy length, tokens", "strategy_tokens", "{:.1f}"),
     ("repeated tokens", "repeated_token_share", "{:.1%}"),
+)
+ROUND_ROWS = (
+    ("sampler–learner log-probability gap", "logprob_gap", "{:.2e}"),
+    ("gradient norm", "grad_norm", "{:.3f}"),
+    ("padding", "padding_share", "{:.1%}"),
     ("play / judge / learn, seconds", ("seconds_play", "seconds_judge", "seconds_learn"), "{:.1f}"),
     ("played / learned, tokens/s", ("play_tokens_per_second", "learn_tokens_per_second"), "{:.0f}"),
     ("compilations so far", "compilations", "{:.0f}"),
@@ -75,13 +82,18 @@ ROUND_ROWS = (
 
 
 def round_table(title: str, values: Mapping[str, float]) -> None:
-    """The table at the end of a round. A figure that does not exist is shown as a dash."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 2))
+    """The table at the end of a round: all episodes, and each environment's where there are several. A figure that does not exist is a dash."""
+    environments = sorted({name.partition("/")[0] for name in values if "/" in name})
+    columns = ["", *(f"{name}/" for name in environments)] if len(environments) > 1 else [""]
+    table = Table(title=title, title_justify="left", show_header=len(columns) > 1, box=None, padding=(0, 2, 0, 2))
     table.add_column()
-    table.add_column(justify="right")
+    for prefix in columns:
+        table.add_column(prefix.rstrip("/") or "all", justify="right")
+    for label, name, pattern in EPISODE_ROWS:
+        if name in values and not math.isnan(values[name]):
+            table.add_row(label, *(_cell(values.get(prefix + name), pattern) for prefix in columns))
     for label, names, pattern in ROUND_ROWS:
-        cells = [_cell(values.get(name), pattern) for name in ((names,) if isinstance(names, str) else names)]
-        table.add_row(label, " / ".join(cells))
+        table.add_row(label, " / ".join(_cell(values.get(name), pattern) for name in ((names,) if isinstance(names, str) else names)))
     console.print(table)
 
 

@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
 from epo_jax.errors import UserError
-from epo_jax.trajectory import Trajectory
+from epo_jax.trajectory import Trajectory, by_environment
 
 
 def repeated_token_share(tokens: Sequence[int]) -> float:
@@ -33,6 +33,7 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "masked": len(trajectories) - len(scored),
         "reward": _mean([trajectory.outcome for trajectory in scored]),
         "success": _mean([trajectory.success for trajectory in scored]),
+        "bought": _mean([trajectory.extra.get("bought") for trajectory in scored]),
         "progress": _mean([trajectory.turns[-1].progress for trajectory in scored if trajectory.turns]),
         "turns": _mean([len(trajectory.turns) for trajectory in scored]),
         "ended_by_context": _mean([trajectory.end == "context" for trajectory in scored]),
@@ -43,6 +44,14 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "advantage_nonzero_share": _mean([advantage != 0.0 for advantage in advantages]),
         "sampled_logprob": _mean([value for turn in turns for value in turn.logprobs]),
     }
+
+
+def describe_each(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """`describe` of all, and of every environment's episodes under `<environment>/<figure>`."""
+    values = describe(trajectories)
+    for environment, group in by_environment(trajectories).items():
+        values |= {f"{environment}/{name}": value for name, value in describe(group).items()}
+    return values
 
 
 def _mean(values: Sequence[float | bool | None]) -> float:

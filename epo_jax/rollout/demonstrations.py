@@ -11,74 +11,56 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-import envs
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.rollout import literal
 from epo_jax.rollout.play import episode_seed
-from epo_jax.rollout.prompts import Prompts
+from epo_jax.rollout.tasks import TaskSet, dealt
 from epo_jax.trajectory import Trajectory, Turn
 
 
-def demonstrate(
-    environment_name: str, task: Any, seed: int, *, conversation: ConversationFormat, prompts: Prompts, max_turns: int
-) -> Trajectory:
+def demonstrate(task_set: TaskSet, task: Any, seed: int, conversation: ConversationFormat) -> Trajectory:
     """One demonstration on `task` as a trajectory with tokens and advantage 1 on every turn."""
-    environment = envs.make(environment_name)
+    environment, prompts = task_set.make(), task_set.prompts
     observation = environment.reset(task)
     trajectory = Trajectory(
-        environment=environment_name,
+        environment=task_set.environment,
         task_id=environment.task_id,
         first_observation=observation,
         actor="expert",
         seed=seed,
         extra={"messages": prompts.opening(observation), "replies": []},
     )
-    for strategy, action, observed in environment.demonstration(seed, max_turns=max_turns, actor=literal.choose):
+    for strategy, action, observed in environment.demonstration(seed, max_turns=task_set.max_turns, actor=literal.choose):
         trajectory.turns.append(Turn(strategy=strategy, action=action, observation=observed, advantage=1.0))
         trajectory.extra["replies"].append(prompts.after(action, observed))
     trajectory.success = environment.success
-    trajectory.outcome = float(environment.success)
+    trajectory.outcome = environment.outcome
     conversation.fill_tokens(trajectory)
     return trajectory
 
 
-def demonstrations(
-    environment_name: str,
-    tasks: Sequence[Any],
-    *,
-    start: int,
-    seed: int,
-    conversation: ConversationFormat,
-    prompts: Prompts,
-    max_turns: int,
-) -> Iterator[Trajectory]:
-    """Demonstrations from the `start`-th on, tasks in a seeded order, over and over. Deterministic.
+def demonstrations(task_sets: Sequence[TaskSet], *, start: int, seed: int, conversation: ConversationFormat) -> Iterator[Trajectory]:
+    """Demonstrations from the `start`-th on: every task set's share, tasks in a seeded order, over and over. Deterministic.
 
     Lost episodes are kept: a demonstration shows how an expert speaks, and leaving out those that were misunderstood would
     already be learning from success, which is for the rounds.
     """
     for index in itertools.count(start):
-        epoch, place = divmod(index, len(tasks))
-        if place == 0 or index == start:
-            order = np.random.default_rng([seed, epoch]).permutation(len(tasks))
-        trajectory = demonstrate(
-            environment_name,
-            tasks[order[place]],
-            episode_seed(seed, "demonstration", index),
-            conversation=conversation,
-            prompts=prompts,
-            max_turns=max_turns,
-        )
+        trajectory = demonstrate(*dealt(task_sets, index, (seed,)), episode_seed(seed, "demonstration", index), conversation)
         trajectory.extra["index"] = index
         yield trajectory
 
 
-def texts(environment_name: str, task: Any, seed: int, prompts: Prompts, max_turns: int) -> list[str]:
-    """What is read and said in one demonstration, for making a tokenizer."""
-    environment = envs.make(environment_name)
+def texts(task_sets: Sequence[TaskSet], count: int) -> Iterator[str]:
+    """What is read and said in `count` demonstrations of every task set, for making a tokenizer."""
+    for task_set in task_sets:
+        for index in range(count):
+            yield from _texts_of_one(task_set, task_set.train[index % len(task_set.train)], index)
+
+
+def _texts_of_one(task_set: TaskSet, task: Any, seed: int) -> list[str]:
+    environment = task_set.make()
     read_and_said = [environment.reset(task)]
-    for strategy, action, observed in environment.demonstration(seed, max_turns=max_turns, actor=literal.choose):
-        read_and_said += [strategy, prompts.after(action, observed)]
+    for strategy, action, observed in environment.demonstration(seed, max_turns=task_set.max_turns, actor=literal.choose):
+        read_and_said += [strategy, task_set.prompts.after(action, observed)]
     return read_and_said

@@ -12,21 +12,19 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-import envs
 from epo_jax.generate.engine import ContextFull, Engine, Sampling
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.rollout.actors import Actor
-from epo_jax.rollout.prompts import Prompts
+from epo_jax.rollout.tasks import TaskSet, dealt
 from epo_jax.trajectory import Trajectory, Turn
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One episode to be played: `index` is its place in the round, `seed` feeds the strategist's sampling."""
+    """One episode to be played: a task of a task set; `index` is its place in the round, `seed` feeds the strategist's sampling."""
 
     index: int
+    task_set: TaskSet
     task: Any
     seed: int
 
@@ -35,23 +33,21 @@ class Episode:
 class Player:
     """Everything that the episodes of a phase share."""
 
-    environment: str
     engine: Engine
     conversation: ConversationFormat
-    prompts: Prompts
     actor: Actor
     sampling: Sampling
-    max_turns: int
     round: int
     weights_version: str
 
     async def play(self, episode: Episode) -> Trajectory:
         """Plays one episode to its end. A failing actor masks the trajectory; it never becomes a score of zero."""
-        environment = envs.make(self.environment)
+        task_set = episode.task_set
+        environment = task_set.make()
         observation = environment.reset(episode.task)
-        opening = self.prompts.opening(observation)
+        opening = task_set.prompts.opening(observation)
         trajectory = Trajectory(
-            environment=self.environment,
+            environment=task_set.environment,
             task_id=environment.task_id,
             first_observation=observation,
             end="max_turns",
@@ -67,7 +63,7 @@ class Player:
         session = self.engine.open(episode.seed)
         try:
             prompt_tokens = self.conversation.start(opening)
-            while len(trajectory.turns) < self.max_turns:
+            while len(trajectory.turns) < task_set.max_turns:
                 try:
                     sampled = await self.engine.generate(session, prompt_tokens, self.sampling)
                 except ContextFull:
@@ -95,17 +91,18 @@ class Player:
                         progress=environment.progress(),
                     )
                 )
-                reply = self.prompts.after(action, observation)
+                reply = task_set.prompts.after(action, observation)
                 messages.append({"role": "user", "content": reply})
                 trajectory.extra["replies"].append(reply)
+                trajectory.success, trajectory.outcome = bool(info["success"]), environment.outcome
+                if "bought" in info:
+                    trajectory.extra["bought"] = bool(info["bought"])
                 if done:
                     trajectory.end = "done"
-                    trajectory.success = bool(info["success"])
                     break
                 prompt_tokens = self.conversation.reply_and_continue(sampled.tokens, reply)
         finally:
             self.engine.close(session)
-        trajectory.outcome = float(min(1.0, max(0.0, trajectory.turns[-1].reward))) if trajectory.turns else 0.0
         return trajectory
 
 
@@ -142,13 +139,18 @@ async def play_episodes(
     return sorted(finished, key=lambda trajectory: trajectory.extra["index"])
 
 
-def episodes_of_round(tasks: Sequence[Any], *, count: int, seed: int, round: int) -> list[Episode]:
-    """The episodes of a round: tasks in an order that depends on (seed, round) alone, each task once before any twice."""
-    order: list[int] = []
-    generator = np.random.default_rng([seed, round])
-    while len(order) < count:
-        order += generator.permutation(len(tasks)).tolist()
-    return [Episode(index, tasks[order[index]], episode_seed(seed, round, index)) for index in range(count)]
+def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int) -> list[Episode]:
+    """The episodes of a round: every task set's share, its tasks in an order that depends on (seed, round) alone (tasks.dealt)."""
+    return [Episode(index, *dealt(task_sets, index, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
+
+
+def episodes_of_evaluation(task_sets: Sequence[TaskSet]) -> list[Episode]:
+    """All held-out tasks, each with a seed that depends on the task alone."""
+    held_out = [(task_set, task) for task_set in task_sets for task in task_set.held_out]
+    return [
+        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id))
+        for index, (task_set, task) in enumerate(held_out)
+    ]
 
 
 def episode_seed(*parts: int | str) -> int:
