@@ -9,8 +9,12 @@ from typing import Any
 class UserError(Exception):
     """Bad input, told in one sentence: what was wrong and what to do.
 
-    Command-line programs print the sentence on standard error and exit with code 2.
+    Command-line programs print the sentence on standard error and exit with code 2. parts: the faults, where it tells several.
     """
+
+    def __init__(self, sentence: str, parts: tuple[str, ...] = ()) -> None:
+        super().__init__(sentence)
+        self.parts = parts
 
 
 def all_or_what_is_missing(*makers: Callable[[], Any]) -> list[Any]:
@@ -20,9 +24,10 @@ def all_or_what_is_missing(*makers: Callable[[], Any]) -> list[Any]:
         try:
             made.append(make())
         except UserError as error:
-            missing.append(str(error).rstrip("."))
+            missing += error.parts or [str(error).rstrip(".")]
     if len(missing) > 1:
-        raise UserError(f"this run misses {len(missing)} things. " + "; ".join(f"({i}) {text}" for i, text in enumerate(missing, 1)) + ".")
+        told = "; ".join(f"({number}) {text}" for number, text in enumerate(missing, 1))
+        raise UserError(f"this run misses {len(missing)} things. {told}.", tuple(missing))
     if missing:
         raise UserError(missing[0] + ".")
     return made

@@ -100,16 +100,17 @@ class Run:
 
     def warm_start(self) -> None:
         """Clones the expert's demonstrations: the same step as ever, every strategy with advantage 1."""
-        steps = self._warm_start_steps()
+        steps, done = self._warm_start_steps(), self.learner.position.steps
         rows: list[dict[str, float]] = []
         with bar("warm start", steps) as progress:
-            progress.advance(amount=self.learner.position.steps)
+            progress.advance(amount=done)
             for metrics in self.learner.take_steps(self._demonstration_batches(), steps, on_step=progress.advance_reading):
                 rows.append(metrics)
-                if len(rows) % 50 == 0 or len(rows) == steps:
+                taken = done + len(rows)
+                if taken % 50 == 0 or taken == steps:
                     mean = {name: float(np.mean([row[name] for row in rows[-50:]])) for name in ("logprob", "entropy", "grad_norm")}
-                    self.metrics.write("warm_start", self.learner.position.steps, mean)
-                    say(f"warm start {self.learner.position.steps}/{steps}: log-probability of a demonstrated token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
+                    self.metrics.write("warm_start", taken, mean)
+                    say(f"warm start {taken}/{steps}: log-probability of a demonstrated token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
         self.learner.begin_rounds()
         self._renew_engine()
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from epo_jax.evaluation import estimate, paired_difference, successes
+from epo_jax.evaluation import estimate, paired_difference, report, values_of
 from epo_jax.trajectory import Trajectory
 
 
@@ -29,6 +29,25 @@ def test_difference_is_paired_by_task():
 
 def test_masked_episodes_are_no_failures():
     played = [Trajectory("alfworld", "a", success=True), Trajectory("alfworld", "b", masked="actor failed")]
-    assert successes(played) == {"a": 1.0}
+    assert values_of(played, "alfworld", "success") == {"a": 1.0}
     with pytest.raises(ValueError):
         estimate([])
+
+
+def test_each_environment_is_reported_by_its_own_figures():
+    """Task ids may be the same in two environments; a purchase is no success; where reward is success it is told once."""
+
+    def played(bought, reward):
+        return [
+            Trajectory("alfworld", "1", success=True, outcome=1.0),
+            Trajectory("webshop", "1", success=reward == 1.0, outcome=reward, extra={"bought": bought}),
+        ]
+
+    before, now = played(False, 0.0), played(True, 0.25)
+    assert values_of(now, "webshop", "reward") == {"1": 0.25} and values_of(now, "alfworld", "bought") == {}
+    assert report(now, [], "alfworld") == "success 100.0% [100.0%, 100.0%]; n = 1"
+    told = report(now, before, "webshop")
+    assert "success 0.0% [0.0%, 0.0%], paired difference to before +0.0 points" in told
+    assert "reward 25.0% [25.0%, 25.0%], paired difference to before +25.0 points" in told
+    assert "bought 100.0% [100.0%, 100.0%], paired difference to before +100.0 points [+100.0, +100.0]; n = 1" in told
+    assert report(now, [], "sotopia") == ""

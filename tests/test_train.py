@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
@@ -18,8 +19,8 @@ import pytest
 import torch
 import transformers
 
-import envs
 from configs.alfshop import get_config
+from epo_jax.batch import BatchCounts
 from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
 from epo_jax.export import export
@@ -29,11 +30,13 @@ from epo_jax.learn.learner import Position
 from epo_jax.mesh import make_mesh
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import Tokenizer
+from epo_jax.reward import judge
+from epo_jax.rollout import tasks
 from epo_jax.rollout.demonstrations import demonstrate
 from epo_jax.rollout.prompts import load
 from epo_jax.strategist import MINI
 from epo_jax.train import Run
-from epo_jax.trajectory import read_jsonl
+from epo_jax.trajectory import Trajectory, Turn, by_environment, read_jsonl
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
@@ -47,9 +50,13 @@ TINY = {
     "model.architecture.tokenizer_games": 40,
     "mesh.fsdp": 1,
     "mesh.data": -1,
-    "environment.max_turns": 4,
-    "environment.train_split": "generated:train",
-    "environment.eval_split": "generated:eval",
+    "environments.alfworld.max_turns": 4,
+    "environments.alfworld.train_split": "generated:train",
+    "environments.alfworld.eval_split": "generated:eval",
+    "environments.alfworld.share": 3.0,
+    "environments.webshop.max_turns": 3,
+    "environments.webshop.train_split": "generated:train",
+    "environments.webshop.eval_split": "generated:eval",
     "rollout.episodes": 16,
     "rollout.slots": 8,
     "rollout.max_context": 512,
@@ -106,6 +113,45 @@ def test_a_run_leaves_everything_it_promises(unbroken, capsys):
     assert {trajectory.weights_version for trajectory in played} == {"step-2"}
     assert all(turn.advantage is not None and turn.process_reward is not None for t in played for turn in t.turns)
     assert any((folder / "tensorboard").iterdir())
+
+
+def test_both_environments_are_played_and_measured_together(unbroken):
+    """16 episodes a round with shares 3 to 1, and each environment's own figures."""
+    played = read_jsonl(unbroken.folder.trajectories(1))
+    groups = by_environment(played)
+    assert {name: len(group) for name, group in groups.items()} == {"alfworld": 12, "webshop": 4}
+    assert max(len(trajectory.turns) for trajectory in groups["alfworld"]) == 4
+    assert max(len(trajectory.turns) for trajectory in groups["webshop"]) <= 3
+    assert all(("bought" in trajectory.extra) == (trajectory.environment == "webshop") for trajectory in played)
+    row = [json.loads(line) for line in (unbroken.folder.path / "metrics.jsonl").read_text().splitlines()][-2]
+    assert row["kind"] == "round" and row["alfworld/episodes"] == 12 and row["webshop/episodes"] == 4 and row["webshop/bought"] is not None
+    held_out = by_environment(read_jsonl(unbroken.folder.evaluation(2)))
+    assert {name: len({trajectory.task_id for trajectory in group}) for name, group in held_out.items()} == {"alfworld": 4, "webshop": 4}
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_batch_holds_both_environments_and_each_has_its_own_baseline(tmp_path, permute):
+    """Whoever wins more often gains nothing by being of the easier environment; the control stays within an environment too."""
+    run = Run.__new__(Run)
+    run.config, run.judge = tiny(tmp_path, **{"credit.permute": permute}), judge.make("progress")
+    run.learner = SimpleNamespace(position=Position())
+    run.folder = SimpleNamespace(trajectories=lambda round: tmp_path / "round.jsonl")
+    outcomes = {"alfworld": [1.0] * 7 + [0.0], "webshop": [0.25] * 7 + [0.5]}
+    played = [
+        Trajectory(name, str(index), turns=[Turn(progress=0.0)], start_progress=0.0, outcome=outcome)
+        for name, several in outcomes.items()
+        for index, outcome in enumerate(several)
+    ]
+    run.assign_credit(played, {})
+    for name, group in by_environment(played).items():
+        values = [trajectory.turns[0].advantage for trajectory in group]
+        assert abs(np.mean(values)) < 1e-9 and np.std(values) == pytest.approx(1.0, abs=1e-4)
+        if not permute:
+            assert np.argmax(values) == np.argmax(outcomes[name])
+    seen = []
+    run._batched = lambda trajectories, steps: (seen.extend(trajectories), ([], BatchCounts()))[1]
+    assert list(run._batches(played, {})) == [] and len(seen) == 16
+    assert len(by_environment(seen[:8])) == len(by_environment(seen[8:])) == 2
 
 
 def test_the_result_says_the_same_in_transformers(unbroken):
@@ -177,15 +223,15 @@ def test_packed_rounds_and_demonstrations_take_the_steps_of_padded_ones(tmp_path
     """As many steps, each of as many trajectories with the same weights in sum, in fewer entries; without a model, the arrays alone."""
     run = Run.__new__(Run)
     run.config = tiny(tmp_path, **{"learn.packing": packing, "warm_start.packing": packing, "learn.rows": 16, "warm_start.rows": 16})
-    run.mesh, run.environment = make_mesh({"data": -1}), "alfworld"
+    run.mesh, run.task_sets = make_mesh({"data": -1}), tasks.load(run.config)
     run.strategist = SimpleNamespace(tokenizer=Tokenizer.load(MINI))
     run.strategist.conversation = ConversationFormat(run.strategist.tokenizer)
     run.learner = SimpleNamespace(position=Position())
-    run.train_tasks, run.prompts = envs.make("alfworld").tasks("generated:train"), load("alfworld", "brief")
     cloning = list(itertools.islice(run._demonstration_batches(), 2))
     played = [
-        demonstrate("alfworld", run.train_tasks[index], index, conversation=run.strategist.conversation, prompts=run.prompts, max_turns=1 + index % 5)
+        demonstrate(dataclasses.replace(task_set, max_turns=1 + index % 5), task_set.train[index], index, run.strategist.conversation)
         for index in range(24)
+        for task_set in [run.task_sets[index % 2]]
     ]
     values = {}
     rounds = list(run._batches(played, values))
@@ -219,9 +265,14 @@ def test_killed_at_any_moment_it_starts_again(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"environment.train_split": "tomorrow"}, "no split 'tomorrow'.*generated:train"),
-        ({"environment.eval_split": "valid_seen"}, "ALFWORLD_DATA"),
-        ({"environment.prompt": "long"}, "full or brief"),
+        ({"environments.alfworld.train_split": "tomorrow"}, "no split 'tomorrow'.*generated:train"),
+        ({"environments.alfworld.eval_split": "valid_seen"}, "ALFWORLD_DATA"),
+        ({"environments.webshop.eval_split": "test"}, "WEBSHOP_DATA"),
+        ({"environments.webshop.prompt": "long"}, "full or brief"),
+        ({"environments.webshop.options.pages": "short"}, "no pages 'short'"),
+        ({"environments.webshop.share": -1.0}, "webshop.share is -1"),
+        ({"environments.webshop.share": 0.0, "environments.alfworld.share": 0.0}, "every share is 0"),
+        ({"environments.alfworld.max_turns": 0}, "at least one turn"),
         ({"actor": "oracle"}, "unknown actor 'oracle'.*literal"),
         ({"judge": "nobody"}, "no judge 'nobody'.*progress"),
         ({"credit.estimator": "reinforc"}, "did you mean 'reinforce'"),
@@ -231,8 +282,11 @@ def test_killed_at_any_moment_it_starts_again(tmp_path):
         ({"mesh.tensor": 3}, "cannot be divided"),
         ({"learn.length_buckets": (256,)}, "do not reach"),
         (
-            {"model.source": "weights/none", "environment.train_split": "train", "judge": "nobody"},
-            r"misses 3 things.*\(1\) no model weights at weights/none.*\(2\).*ALFWORLD_DATA.*\(3\).*no judge 'nobody'",
+            {
+                "model.source": "weights/none", "judge": "nobody",
+                "environments.alfworld.train_split": "train", "environments.webshop.train_split": "train",
+            },
+            r"misses 4 things.*\(1\) no model weights at weights/none.*\(2\).*ALFWORLD_DATA.*\(3\).*WEBSHOP_DATA.*\(4\).*no judge 'nobody'",
         ),
         ({"learn.rows": 6}, r"learn\.rows is 6.*multiple of 8"),
         ({"learn.overlong": "split"}, "recorded conversations"),
@@ -240,6 +294,7 @@ def test_killed_at_any_moment_it_starts_again(tmp_path):
 )  # fmt: skip
 def test_bad_configurations_are_told_before_anything_is_written(tmp_path, monkeypatch, changes, words):
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
     with pytest.raises(UserError, match=words) as told:
         Run(tiny(tmp_path / "run", **changes), StopRequest())
     assert "\n" not in str(told.value)

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import envs
-from epo_jax.errors import UserError
+from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.rollout import prompts
 from epo_jax.rollout.prompts import Prompts
 
@@ -55,7 +55,10 @@ def load(config: ConfigDict) -> list[TaskSet]:
     if not any(shares.values()):
         raise UserError(f"every share is 0: give one of {', '.join(f'environments.{name}.share' for name in shares)} more.")
     total = math.fsum(shares.values())
-    return [_load_one(name, config.environments[name], share / total, config.evaluate.tasks) for name, share in shares.items() if share]
+    played = {name: share / total for name, share in shares.items() if share}
+    return all_or_what_is_missing(
+        *(functools.partial(_load_one, name, config.environments[name], share, config.evaluate.tasks) for name, share in played.items())
+    )
 
 
 def _load_one(name: str, settings: ConfigDict, share: float, held_out: int) -> TaskSet:

@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from epo_jax.errors import UserError
-from epo_jax.report.metrics import MetricsWriter, describe, repeated_token_share
+from epo_jax.report.metrics import MetricsWriter, describe, describe_each, repeated_token_share
 from epo_jax.trajectory import Trajectory, Turn
 
 
@@ -40,6 +40,18 @@ def test_describe_leaves_masked_episodes_out_and_counts_them():
     assert values["repeated_token_share"] == pytest.approx(0.375)
     assert values["sampled_logprob"] == pytest.approx(-2.0)
     assert math.isnan(describe([])["success"])
+
+
+def test_each_environment_has_its_own_figures():
+    played = [
+        Trajectory("alfworld", "a", outcome=1.0, success=True),
+        Trajectory("webshop", "a", outcome=0.5, extra={"bought": True}),
+        Trajectory("webshop", "b", outcome=0.0, extra={"bought": False}),
+    ]
+    values = describe_each(played)
+    assert values["episodes"] == 3 and values["alfworld/episodes"] == 1 and values["webshop/episodes"] == 2
+    assert (values["reward"], values["alfworld/reward"], values["webshop/reward"]) == (0.5, 1.0, 0.25)
+    assert values["bought"] == values["webshop/bought"] == 0.5 and math.isnan(values["alfworld/bought"])
 
 
 def test_every_reader_can_parse_the_file(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -11,6 +12,7 @@ from epo_jax.generate.engine import ContextFull, Sampled, Sampling
 from epo_jax.rollout.actors import LiteralActor
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_round, play_episodes
 from epo_jax.rollout.prompts import Prompts, load
+from epo_jax.rollout.tasks import TaskSet
 from epo_jax.trajectory import read_jsonl, write_jsonl
 
 
@@ -67,12 +69,16 @@ def winning_lines(task):
     return [f"Thought: {line}" for line in lines]
 
 
-def player(engine, actor=None, max_turns=40):
-    return Player("alfworld", engine, Letters(), load("alfworld", "brief"), actor or LiteralActor(), Sampling(), max_turns, 3, "step-7")
+def task_set(max_turns=40, environment="alfworld"):
+    return TaskSet(environment, 1.0, "generated:train", "generated:eval", [], [], load(environment, "brief"), max_turns)
 
 
-def play(engine, task, **options):
-    return asyncio.run(player(engine, **options).play(Episode(0, task, seed=11)))
+def player(engine, actor=None):
+    return Player(engine, Letters(), actor or LiteralActor(), Sampling(), 3, "step-7")
+
+
+def play(engine, task, max_turns=40, environment="alfworld"):
+    return asyncio.run(player(engine).play(Episode(0, task_set(max_turns, environment), task, seed=11)))
 
 
 def test_a_won_episode_is_recorded_whole(task, winning_lines, tmp_path):
@@ -117,7 +123,7 @@ def test_a_failing_actor_masks_only_its_episode(task, winning_lines):
 
     engine = ScriptedEngine(winning_lines)
     finished = []
-    episodes = [Episode(index, task, seed=index) for index in range(4)]
+    episodes = [Episode(index, task_set(), task, seed=index) for index in range(4)]
     trajectories = asyncio.run(play_episodes(player(engine, Failing()), episodes, at_once=2, on_finish=finished.append))
     assert [trajectory.extra["index"] for trajectory in trajectories] == [0, 1, 2, 3]
     masked = [trajectory for trajectory in trajectories if trajectory.masked]
@@ -128,7 +134,7 @@ def test_a_failing_actor_masks_only_its_episode(task, winning_lines):
 
 def test_a_request_to_stop_drops_what_is_unfinished_and_closes_it(task):
     engine, finished = ScriptedEngine(["Thought: hm."]), []
-    episodes = [Episode(index, task, seed=index) for index in range(20)]
+    episodes = [Episode(index, task_set(), task, seed=index) for index in range(20)]
     trajectories = asyncio.run(
         play_episodes(player(engine), episodes, at_once=4, on_finish=finished.append, should_stop=lambda: len(finished) >= 4)
     )
@@ -136,13 +142,28 @@ def test_a_request_to_stop_drops_what_is_unfinished_and_closes_it(task):
     assert engine.opened == engine.closed
 
 
+def test_a_purchase_of_another_product_is_bought_but_no_success():
+    """The trip's own reward becomes the outcome, whatever it is."""
+    trip = envs.make("webshop")
+    goal = trip.tasks("generated:eval")[3]
+    lines = ["search for candles", "open the first product", "buy now"]
+    trajectory = play(ScriptedEngine([f"Thought: {line}." for line in lines]), goal, environment="webshop")
+    trip.reset(goal)
+    steps = [trip.step(turn.action) for turn in trajectory.turns]
+    assert trajectory.end == "done" and trajectory.extra["bought"] and not trajectory.success
+    assert trajectory.outcome == steps[-1][1] and 0 <= trajectory.outcome < 1
+    looked = play(ScriptedEngine(["Thought: hm."]), goal, max_turns=2, environment="webshop")
+    assert (looked.extra["bought"], looked.outcome, looked.end) == (False, 0.0, "max_turns")
+
+
 def test_episodes_of_a_round_depend_on_seed_and_round_alone():
-    tasks = list("abcdef")
+    names = list("abcdef")
+    tasks = [dataclasses.replace(task_set(), train=names)]
     one = episodes_of_round(tasks, count=9, seed=1, round=0)
     assert one == episodes_of_round(tasks, count=9, seed=1, round=0)
     assert one != episodes_of_round(tasks, count=9, seed=1, round=1)
     assert one[:4] == episodes_of_round(tasks, count=4, seed=1, round=0)  # a longer round begins like a shorter one
-    assert sorted(episode.task for episode in one[:6]) == tasks  # each task once before any twice
+    assert sorted(episode.task for episode in one[:6]) == names  # each task once before any twice
     assert len({episode.seed for episode in one}) == 9
     assert 0 <= episode_seed("x", 1) < 2**31
 
