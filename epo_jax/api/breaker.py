@@ -1,0 +1,103 @@
+"""The circuit breaker: when a server fails again and again, all calls pause instead of burning their retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from epo_jax.api.clock import Clock
+from epo_jax.api.failures import ApiFatal
+
+LONGEST_PAUSE_S = 900.0  # also where a server asks for longer
+
+
+class Breaker:
+    """Closed, calls pass. After `failures` failed tries in a row it opens: all wait for `pause_s`, then one try, the probe, passes.
+
+    If the probe succeeds the breaker closes; if not, the next pause is twice as long. After `max_pauses` pauses in a row it gives up, and
+    every call raises `ApiFatal`. What tries end with that were under way when it opened changes nothing: only the probe decides.
+
+    It is bound to no event loop; the waiting of one that ended is forgotten with its tasks.
+    """
+
+    def __init__(self, server: str, *, failures: int, pause_s: float, max_pauses: int, clock: Clock, on_pause: Callable[[], None] = lambda: None) -> None:
+        self._server, self._limit, self._first_pause, self._max_pauses, self._clock = server, failures, pause_s, max_pauses, clock
+        self._on_pause = on_pause
+        self._failures = 0  # in a row, while closed
+        self._pauses = 0  # in a row
+        self._open_until: float | None = None
+        self._probing = False
+        self._gave_up: str | None = None
+        self._waiting: set[asyncio.Future[None]] = set()  # for the outcome of the probe
+
+    @property
+    def open(self) -> bool:
+        return self._open_until is not None
+
+    async def admit(self) -> bool:
+        """Waits while the breaker is open; returns whether this try is the probe. Raises `ApiFatal` once it gave up.
+
+        Every admitted try must be told back: `succeeded`, `failed` or `abandoned`.
+        """
+        while self._open_until is not None:
+            if self._gave_up is not None:
+                raise ApiFatal(self._gave_up)
+            if self._probing:
+                await self._outcome_of_probe()
+            elif (remaining := self._open_until - self._clock.now()) > 0:
+                await self._clock.sleep(remaining)
+            else:
+                self._probing = True
+                return True
+        return False
+
+    def succeeded(self, probe: bool) -> None:
+        """The server answered, be it with a refusal of this request: it lives."""
+        if probe:
+            self._open_until, self._pauses = None, 0
+            self._end_probe()
+        if not self.open:
+            self._failures = 0
+
+    def failed(self, probe: bool, sentence: str, retry_after: float | None = None) -> None:
+        """The try failed in a way that speaks of the server, not of the request; `sentence` says how."""
+        if probe:
+            self._open(sentence, retry_after)
+            self._end_probe()
+        elif not self.open:
+            self._failures += 1
+            if self._failures >= self._limit:
+                self._open(sentence, retry_after)
+
+    def abandoned(self, probe: bool) -> None:
+        """The try was cancelled: nothing is known. After a probe, another call probes."""
+        if probe:
+            self._end_probe()
+
+    def _open(self, sentence: str, retry_after: float | None) -> None:
+        self._failures = 0
+        if self._pauses >= self._max_pauses:
+            self._gave_up = (
+                f"{self._server} gives no answer, {self._pauses} pauses did not help (last: {sentence}): "
+                "see whether it runs, then give the same command again to continue."
+            )
+            self._open_until = self._open_until or self._clock.now()
+            return
+        pause = max(self._first_pause * 2.0**self._pauses, retry_after or 0.0)
+        self._open_until = self._clock.now() + min(pause, LONGEST_PAUSE_S)
+        self._pauses += 1
+        self._on_pause()
+
+    def _end_probe(self) -> None:
+        self._probing = False
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _outcome_of_probe(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
