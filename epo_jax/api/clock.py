@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import time
@@ -11,9 +12,13 @@ from collections.abc import Awaitable, Callable
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """`now` counts seconds from anywhere, `wall` seconds since 1970 (for dates in headers), `random` gives [0, 1)."""
+    """`now` counts seconds from anywhere, `wall` seconds since 1970 (for dates in headers), `random` gives [0, 1).
+
+    What runs within `timeout(seconds)` for longer is cancelled there and raises `TimeoutError`.
+    """
 
     now: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    timeout: Callable[[float], contextlib.AbstractAsyncContextManager[object]] = asyncio.timeout
     random: Callable[[], float] = random.random

@@ -73,6 +73,7 @@ class Server:
             timeout=None,  # the deadline of a try is on the whole of it, see `ask`
             follow_redirects=False,  # a key goes nowhere but where the user sent it
             trust_env=not is_loopback(address),  # a proxy does not reach this machine
+            verify=address.startswith("https:"),  # loading certificates takes a while, and plain HTTP has none
             limits=_limits(connections),
         )
         self._openai = openai.AsyncOpenAI(api_key=key or "none", base_url=address, max_retries=0, timeout=None, http_client=http)
@@ -82,7 +83,7 @@ class Server:
         """POST chat/completions. Raises `Fault`, which carries nothing of the request, and so no key."""
         fault = None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with self._clock.timeout(timeout_s):
                 response = await self._create(**body)
             return self._read(response.content)
         except Fault as error:
