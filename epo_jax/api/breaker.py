@@ -14,7 +14,8 @@ LONGEST_PAUSE_S = 900.0  # also where a server asks for longer
 class Breaker:
     """Closed, calls pass. After `failures` failed tries in a row it opens: all wait for `pause_s`, then one try, the probe, passes.
 
-    If the probe succeeds the breaker closes; if not, the next pause is twice as long. After `max_pauses` pauses in a row it gives up, and
+    The probe is the call that has waited longest: a failed one costs its call a retry, and so they share that cost. If it succeeds the
+    breaker closes; if not, the next pause is twice as long. After `max_pauses` pauses in a row it gives up, and
     every call raises `ApiFatal`. What tries end with that were under way when it opened changes nothing: only the probe decides.
 
     It is bound to no event loop; the waiting of one that ended is forgotten with its tasks.
@@ -28,7 +29,7 @@ class Breaker:
         self._open_until: float | None = None
         self._probing = False
         self._gave_up: str | None = None
-        self._waiting: set[asyncio.Future[None]] = set()  # for the outcome of the probe
+        self._waiting: dict[object, asyncio.Future[None] | None] = {}  # the longest first; a future where one waits for news
 
     @property
     def open(self) -> bool:
@@ -39,17 +40,26 @@ class Breaker:
 
         Every admitted try must be told back: `succeeded`, `failed` or `abandoned`.
         """
-        while self._open_until is not None:
-            if self._gave_up is not None:
-                raise ApiFatal(self._gave_up)
-            if self._probing:
-                await self._outcome_of_probe()
-            elif (remaining := self._open_until - self._clock.now()) > 0:
-                await self._clock.sleep(remaining)
-            else:
-                self._probing = True
-                return True
-        return False
+        if not self.open:
+            return False
+        me = object()
+        self._waiting[me] = None
+        try:
+            while self._open_until is not None:
+                if self._gave_up is not None:
+                    raise ApiFatal(self._gave_up)
+                if (remaining := self._open_until - self._clock.now()) > 0 and not self._probing:
+                    await self._clock.sleep(remaining)
+                elif not self._probing and next(iter(self._waiting)) is me:
+                    self._probing = True
+                    return True
+                else:
+                    self._waiting[me] = asyncio.get_running_loop().create_future()
+                    await self._waiting[me]
+            return False
+        finally:
+            del self._waiting[me]
+            self._tell_waiting()
 
     def succeeded(self, probe: bool) -> None:
         """The server answered, be it with a refusal of this request: it lives."""
@@ -90,14 +100,9 @@ class Breaker:
 
     def _end_probe(self) -> None:
         self._probing = False
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+        self._tell_waiting()
 
-    async def _outcome_of_probe(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        try:
-            await future
-        finally:
-            self._waiting.discard(future)
+    def _tell_waiting(self) -> None:
+        for future in self._waiting.values():
+            if future is not None and not future.done():
+                future.set_result(None)

@@ -60,13 +60,9 @@ class Database:
         if not read_only:
             return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         address = f"file:{urllib.parse.quote(str(self.path.absolute()))}?mode=ro"
-        connection = sqlite3.connect(address, timeout=BUSY_S, isolation_level=None, uri=True)
-        try:
-            connection.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:  # a folder that cannot be written, where the log's index cannot be made either
-            connection.close()
-            connection = sqlite3.connect(address + "&immutable=1", isolation_level=None, uri=True)
-        return connection
+        if not self.path.with_name(self.path.name + "-wal").exists():  # nobody writes: read it without the files that a log wants beside it
+            address += "&immutable=1"
+        return sqlite3.connect(address, timeout=BUSY_S, isolation_level=None, uri=True)
 
     def _prepare(self, application_id: int, tables: tuple[str, ...], read_only: bool) -> None:
         (held,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
