@@ -21,12 +21,13 @@ class Breaker:
     It is bound to no event loop; the waiting of one that ended is forgotten with its tasks.
     """
 
-    def __init__(self, server: str, *, failures: int, pause_s: float, max_pauses: int, clock: Clock, on_pause: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, server: str, *, failures: int, pause_s: float, max_pauses: int, clock: Clock, count: Callable[[int, float], None] = lambda pauses, seconds: None) -> None:
         self._server, self._limit, self._first_pause, self._max_pauses, self._clock = server, failures, pause_s, max_pauses, clock
-        self._on_pause = on_pause
+        self._count = count  # told of pauses that begin, and of the seconds when the last of them is over
         self._failures = 0  # in a row, while closed
         self._pauses = 0  # in a row
         self._open_until: float | None = None
+        self._opened_at = 0.0
         self._probing = False
         self._gave_up: str | None = None
         self._waiting: dict[object, asyncio.Future[None] | None] = {}  # the longest first; a future where one waits for news
@@ -65,6 +66,7 @@ class Breaker:
         """The server answered, be it with a refusal of this request: it lives."""
         if probe:
             self._open_until, self._pauses = None, 0
+            self._count(0, self._clock.now() - self._opened_at)
             self._end_probe()
         if not self.open:
             self._failures = 0
@@ -91,12 +93,14 @@ class Breaker:
                 f"{self._server} gives no answer, {self._pauses} pauses did not help (last: {sentence}): "
                 "see whether it runs, then give the same command again to continue."
             )
-            self._open_until = self._open_until or self._clock.now()
+            self._count(0, self._clock.now() - self._opened_at)
             return
+        if not self.open:
+            self._opened_at = self._clock.now()
         pause = max(self._first_pause * 2.0**self._pauses, retry_after or 0.0)
         self._open_until = self._clock.now() + min(pause, LONGEST_PAUSE_S)
         self._pauses += 1
-        self._on_pause()
+        self._count(1, 0.0)
 
     def _end_probe(self) -> None:
         self._probing = False

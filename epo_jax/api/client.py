@@ -66,7 +66,7 @@ class ApiClient:
             pause_s=settings.breaker_pause_s,
             max_pauses=settings.breaker_max_pauses,
             clock=self._clock,
-            on_pause=self._count_pause,
+            count=self._count_pauses,
         )
         self._strictness = 0 if settings.structured == "auto" else STRICTNESS.index(settings.structured)
         self._strictness_known = settings.structured != "auto"
@@ -195,7 +195,7 @@ class ApiClient:
             try:
                 await self._limit.wait(likely)
                 self.totals.seconds_waiting += self._clock.now() - queued
-                probe = await self._admit()
+                probe = await self._breaker.admit()
                 start = self._clock.now()
                 try:
                     self.totals.tries += 1
@@ -220,13 +220,6 @@ class ApiClient:
             finally:
                 reservation.settle(0, 0.0)  # no effect where it is settled
                 self._limit.settle(likely, used)
-
-    async def _admit(self) -> bool:
-        start = self._clock.now()
-        try:
-            return await self._breaker.admit()
-        finally:
-            self.totals.seconds_paused += self._clock.now() - start
 
     def _judge_server(self, fault: Fault, probe: bool) -> None:
         if fault.kind in (REFUSED, FATAL):
@@ -280,8 +273,9 @@ class ApiClient:
     def _named(self) -> str:
         return f"the model {self.settings.model} at {host(self._address)}"
 
-    def _count_pause(self) -> None:
-        self.totals.pauses += 1
+    def _count_pauses(self, pauses: int, seconds: float) -> None:
+        self.totals.pauses += pauses
+        self.totals.seconds_paused += seconds
 
     # --- what belongs to an event loop ----------------------------------------------------------------------------
 

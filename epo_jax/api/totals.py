@@ -21,9 +21,9 @@ class Totals:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     money: float = 0.0
-    seconds_waiting: float = 0.0  # for a place, the rate limits, and between tries; summed over calls
-    seconds_paused: float = 0.0  # while the breaker was open; summed over calls
-    pauses: int = 0
+    seconds_waiting: float = 0.0  # for a place, the budget, the rate limits, and between tries; summed over calls
+    pauses: int = 0  # because the server failed again and again
+    seconds_paused: float = 0.0  # on the clock, told when the server is back
 
     def as_dict(self) -> dict[str, float]:
         """All of it as plain numbers; a fault of a kind stands as `fault_KIND`, only where there was one."""
