@@ -89,6 +89,8 @@ class ApiSettings:
         for field, least in (("max_tokens", 1), ("retries", 0), ("concurrency", 1), ("breaker_failures", 1), ("breaker_max_pauses", 1)):
             if getattr(self, field) < least:
                 raise UserError(f"{name}.{field} is {getattr(self, field)}: it must be at least {least}.")
+        if not self.temperature < 100 or not (self.top_p < 0 or 0 < self.top_p <= 1):
+            raise UserError(f"{name}.temperature is {self.temperature} and {name}.top_p {self.top_p}: a number, and a share above 0; below 0: not sent.")
         for field in ("timeout_s", "deadline_s", "breaker_pause_s"):
             if not 0 < getattr(self, field) < math.inf:
                 raise UserError(f"{name}.{field} is {getattr(self, field)}: it must be a number of seconds above 0.")

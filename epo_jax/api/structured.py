@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import json_repair
@@ -15,6 +16,8 @@ from epo_jax.api.client import ApiClient, ApiError
 Value = TypeVar("Value")
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 LONGEST_SHOWN = 4000  # characters of a wrong answer that are shown to the model again
+# Mending takes time that grows with the square of the length, and faster with brackets left open; valid JSON may be as long as it likes.
+LONGEST_MENDED, MOST_BRACKETS_MENDED = 8000, 200
 
 
 def parse(text: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +62,7 @@ async def ask(
         if reply.refusal is not None:
             raise ApiError(f"{client.name} refused to answer: {' '.join(reply.refusal.split())[:300]}")
         try:
-            return check(parse(reply.text, schema))
+            return check(await asyncio.to_thread(parse, reply.text, schema))  # a long answer to be mended holds up no other call
         except ValueError as error:
             reason = str(error)
             if reply.finish_reason == "length":
@@ -71,18 +74,19 @@ async def ask(
     raise ApiError(f"{client.name} gave no usable answer in {attempts} attempts (the last: {reason})")
 
 
-def _candidates(text: str):
+def _candidates(text: str) -> Iterator[Any]:
     """The values that `text` may mean, the most literal reading first."""
     places = [text, *FENCE.findall(text)]
     if "{" in text:
-        places.append(text[text.index("{") : text.rfind("}") + 1] or text[text.index("{") :])
+        from_first = text[text.index("{") :]
+        places += [from_first[: from_first.rfind("}") + 1], from_first]
     for place in places:
         try:
             yield json.loads(place)
         except (ValueError, RecursionError):
             continue
     for place in reversed(places):
-        if "{" in place:
+        if "{" in place and len(place) <= LONGEST_MENDED and place.count("{") + place.count("[") <= MOST_BRACKETS_MENDED:
             try:
                 yield json_repair.loads(place)
             except (ValueError, RecursionError):

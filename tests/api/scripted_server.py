@@ -106,7 +106,7 @@ class ScriptedServer:
         self.on_hang: Callable[[dict[str, Any]], None] = lambda body: None
         self.requests: list[Asked] = []
         self.served: collections.Counter[str] = collections.Counter()
-        self.most_at_once = 0
+        self.most_at_once = 0  # requests
         self._at_once = 0
         self._script: collections.deque[Canned] = collections.deque()
         self._lock, self._stopping = threading.Lock(), threading.Event()
@@ -118,6 +118,10 @@ class ScriptedServer:
         """These answer the next requests that no earlier `then` answers."""
         with self._lock:
             self._script.extend(answers)
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._server._connections)
 
     def __enter__(self) -> ScriptedServer:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
