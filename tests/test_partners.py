@@ -52,6 +52,7 @@ TINY = {
     "rollout.max_context": 512,
     "rollout.max_strategy_tokens": 8,
     "learn.rows": 8,
+    "warm_start.rows": 8,
     "learn.accumulation": 1,
     "learn.epochs": 1,
     "learn.max_length": 512,
@@ -195,10 +196,15 @@ def command(folder, url, **changes):
     ]  # fmt: skip
 
 
+def process_environment():
+    """One device, and no key: a server on this machine needs none."""
+    return {name: value for name, value in os.environ.items() if name not in ("OPENAI_API_KEY", "XLA_FLAGS")} | {"PYTHONPATH": str(REPOSITORY)}
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_it_asks_for_nothing_that_was_answered(tmp_path):
     """The published setting against a local server: killed while it plays, killed while it judges, then to its end; then a budget that is too small."""
-    environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"} | {"PYTHONPATH": str(REPOSITORY)}
+    environment = process_environment()
     with Deadly() as server:
         for left in (11, 15, -1):  # 8 requests of the first evaluation, 16 of the round's actors, 8 of its judge, and the last evaluation's
             server.left = left
@@ -218,7 +224,7 @@ def test_killed_in_the_middle_it_asks_for_nothing_that_was_answered(tmp_path):
 @pytest.mark.slow
 def test_a_run_whose_budget_is_spent_goes_on_with_more(tmp_path):
     """One sentence and exit code 2; then the same command with a larger budget, which pays for nothing twice."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = process_environment()
     with FaultyModel(0.0) as server:
         server.prompt_tokens = 2_000
         little = command(tmp_path / "run", server.url, **{"actor_api.budget_tokens": 40_000})
