@@ -108,9 +108,9 @@ class ApiClients:
         )
 
     def figures(self) -> dict[str, float]:
-        """What was asked, and what it cost, since the last call: every count of `api.totals.Totals` as `api_<role>_<count>`, and `api_<role>_cached_share`.
+        """What was asked, and what it cost, since the last call: every count of `api.totals.Totals` as `api_<role>_<count>`.
 
-        `api_spent_tokens` and `api_spent_money` are the whole run's, over all its starts.
+        `api_<role>_cached_share` besides; `api_spent_tokens` and `api_spent_money` are the whole run's, over all its starts.
         """
         values: dict[str, float] = {}
         for role, client in self._clients.items():

@@ -86,7 +86,7 @@ class Run:
         try:
             self._everything()
         except (ApiFatal, BudgetSpent) as error:
-            raise UserError(f"{str(error).rstrip('.')}. All that was played and judged is in {self.folder.path}; the same command continues.") from error
+            raise UserError(f"{str(error).rstrip('.')}. What was played and judged is in {self.folder.path}; the same command continues.") from error
         finally:
             self.partners.close()
 

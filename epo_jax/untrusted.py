@@ -15,7 +15,8 @@ CUT = " … (cut)"
 
 _TAG = re.compile(r"<(?=\S)")  # "<|im_start|>", "</s>", "<strategy>", "<｜User｜>"; "< Prev" and "Next >" stay as they are
 _BRACKET_ROLES = re.compile(
-    r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|CALL_ID|ARGS|THINK|IMG|MODEL_SETTINGS|gMASK|sMASK)\b)", re.IGNORECASE
+    r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|CALL_ID|ARGS|THINK|IMG|MODEL_SETTINGS|gMASK|sMASK)\b)",
+    re.IGNORECASE,
 )
 _LINE_ENDS = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
 _INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cs", "Cn"})

@@ -80,7 +80,7 @@ def address(messages):
 
 
 class FaultyModel(ScriptedServer):
-    """Answers as actor and as judge; `share` of the tries fail, which ones is decided by the request and its number alone. Keeps a record of what it did."""
+    """Answers as actor and as judge. `share` of the tries fail; which ones is decided by the request and its number alone. `record`: what it did."""
 
     def __init__(self, share):
         super().__init__()

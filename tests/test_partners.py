@@ -108,7 +108,7 @@ def test_the_published_setting_says_all_that_it_misses(monkeypatch, tmp_path):
 
 def test_limits_and_prices_may_change_and_models_may_not(tmp_path):
     RunFolder.open(gpt(tmp_path / "run"))
-    changed = {"actor_api.budget_money": 5.0, "actor_api.price_per_million_prompt": 2.5, "judge_api.base_url": "http://127.0.0.1:1/v1", "judge_api.concurrency": 3}
+    changed = {"actor_api.budget_money": 5.0, "actor_api.price_per_million_prompt": 2.5, "judge_api.base_url": "http://127.0.0.1:1/v1"}
     assert RunFolder.open(gpt(tmp_path / "run", **changed)).resumed
     for name, value in (("actor_api.model", "other"), ("judge_api.temperature", 0.0), ("judge", "graded"), ("actor", "literal")):
         with pytest.raises(UserError, match=name):
@@ -203,12 +203,13 @@ def process_environment():
 
 @pytest.mark.slow
 def test_killed_in_the_middle_it_asks_for_nothing_that_was_answered(tmp_path):
-    """The published setting against a local server: killed while it plays, killed while it judges, then to its end; then a budget that is too small."""
+    """The published setting against a local server: killed while it plays, killed while it judges, then to its end."""
     environment = process_environment()
     with Deadly() as server:
         for left in (11, 15, -1):  # 8 requests of the first evaluation, 16 of the round's actors, 8 of its judge, and the last evaluation's
             server.left = left
-            server.process = subprocess.Popen(command(tmp_path / "run", server.url), env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            arguments = command(tmp_path / "run", server.url)
+            server.process = subprocess.Popen(arguments, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             out, err = server.process.communicate(timeout=600)
             assert server.process.returncode == (-signal.SIGKILL if left > 0 else 0), out + err
         assert all(outcomes == ["answered"] for outcomes in server.record.values()), server.record

@@ -86,7 +86,10 @@ class GradedJudge:
         self._client, self._attempts, self._salt = client, attempts, salt
 
     async def score(self, trajectory: Trajectory) -> None:
-        """Sets every turn's `process_reward`, and `extra["judge"]` to {"grades", "reasons"}, one a turn. Raises `ApiError` if there is no usable answer."""
+        """Sets every turn's `process_reward`, and `extra["judge"]` to {"grades", "reasons"}, one a turn.
+
+        Raises `ApiError` if there is no usable answer.
+        """
         known = strategist_indexes(trajectory)
         if not known:
             return

@@ -55,7 +55,7 @@ async def episode(actor, seed):
 
 
 def test_the_actor_continues_the_strategy(mini, engine):
-    """The whole conversation as the chat template writes it, with the strategies where the actor's messages begin; no marker from outside among them."""
+    """The whole conversation as the chat template writes it, the strategies where the actor's messages begin; no marker comes from outside."""
     _, _, conversation = mini
     listening = Listening(engine)
     actions = asyncio.run(episode(LocalActor(listening, conversation, Sampling(max_new_tokens=8), model="mini", prompt="brief"), 3))

@@ -16,7 +16,8 @@ from tools.judge import main
 
 
 def episode(index, masked=None, **more):
-    turns = [Turn(prompt_tokens=[1], tokens=[2], logprobs=[-0.1], strategy=f"Thought: {index}.{turn}", action="look", observation="desk") for turn in range(2)]
+    said = [f"Thought: {index}.{turn}" for turn in range(2)]
+    turns = [Turn(prompt_tokens=[1], tokens=[2], logprobs=[-0.1], strategy=strategy, action="look", observation="desk") for strategy in said]
     return Trajectory("alfworld", str(index), turns=turns, first_observation="a room", masked=masked, extra={"index": index}, **more)
 
 
@@ -104,7 +105,9 @@ def test_a_file_that_changes_meanwhile_is_left_alone(run, server, capsys):
     assert "changed while its episodes were judged" in capsys.readouterr().err and all(t.masked for t in read_jsonl(path))
 
 
-@pytest.mark.parametrize("arguments, words", [(["--run=nowhere"], "no run at nowhere"), (["--round=9"], "no round 9"), (["--judge=oracle"], "no judge 'oracle'")])
+@pytest.mark.parametrize(
+    "arguments, words", [(["--run=nowhere"], "no run at nowhere"), (["--round=9"], "no round 9"), (["--judge=oracle"], "no judge 'oracle'")]
+)
 def test_mistakes_are_one_sentence(run, arguments, words, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     assert main([f"--run={run}", *arguments]) == 2
