@@ -4,6 +4,6 @@
     client.py      `ApiClient.complete`: cache, budget, limits, retries, pauses around single tries
     structured.py  `ask`: an answer that fits a schema and passes a check, asked again where it does not
     exchange.py    one try: one HTTP request, told as an `Answer` or a `Fault`
-    cache.py, budget.py, limits.py, breaker.py, totals.py, clock.py    the parts of the client
+    cache.py, budget.py (both on database.py), limits.py, breaker.py, totals.py, clock.py    the parts of the client
     failures.py    what can go wrong, and for whom: a try, a call, or the run
 """

@@ -21,7 +21,16 @@ class Breaker:
     It is bound to no event loop; the waiting of one that ended is forgotten with its tasks.
     """
 
-    def __init__(self, server: str, *, failures: int, pause_s: float, max_pauses: int, clock: Clock, count: Callable[[int, float], None] = lambda pauses, seconds: None) -> None:
+    def __init__(
+        self,
+        server: str,
+        *,
+        failures: int,
+        pause_s: float,
+        max_pauses: int,
+        clock: Clock,
+        count: Callable[[int, float], None] = lambda pauses, seconds: None,
+    ) -> None:
         self._server, self._limit, self._first_pause, self._max_pauses, self._clock = server, failures, pause_s, max_pauses, clock
         self._count = count  # told of pauses that begin, and of the seconds when the last of them is over
         self._failures = 0  # in a row, while closed

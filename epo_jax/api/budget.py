@@ -58,7 +58,7 @@ class Budget:
         for field in ("budget_tokens", "budget_money"):
             named = sorted({getattr(each, field) for each in settings} - {0})
             if len(named) > 1:
-                raise UserError(f"{field} is {named[0]} for one model and {named[1]} for another: a run has one budget, give one of them or the same.")
+                raise UserError(f"{field} is {named[0]} for one model and {named[1]} for another: a run has one budget, give it once.")
             limits[field] = named[0] if named else 0
         return cls(tokens=limits["budget_tokens"], money=limits["budget_money"], path=path)
 

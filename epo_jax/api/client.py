@@ -31,6 +31,7 @@ __all__ = ["ApiClient", "ApiError", "ApiFatal", "BudgetSpent", "NotInCache", "Re
 # one token of a byte, so bytes + these is an upper bound; English has about four bytes a token.
 TOKENS_A_PROMPT, TOKENS_A_MESSAGE, BYTES_A_TOKEN = 128, 16, 4
 STRICTNESS = ("schema", "json_object", "text")
+THEN = "Put it right, then give the same command again to continue."
 
 
 @dataclasses.dataclass
@@ -207,7 +208,7 @@ class ApiClient:
                         reservation.settle_in_full()
                         used = likely
                     if fault.kind == FATAL:
-                        raise ApiFatal(f"{self._named()} refuses: {fault.sentence}. Put it right, then give the same command again to continue.") from None
+                        raise ApiFatal(f"{self._named()} refuses: {fault.sentence}. {THEN}") from None
                     return fault, self._clock.now() - start
                 except BaseException:  # cancelled in the middle: it may have been charged
                     self._breaker.abandoned(probe)
@@ -245,7 +246,7 @@ class ApiClient:
         if self._refusals_before_any_answer >= 0:
             self._refusals_before_any_answer += 1
             if self._refusals_before_any_answer >= self.settings.breaker_failures:
-                raise ApiFatal(f"{self._named()} refuses every request: {fault.sentence}. Put it right, then give the same command again to continue.")
+                raise ApiFatal(f"{self._named()} refuses every request: {fault.sentence}. {THEN}")
 
     # --- what is sent ---------------------------------------------------------------------------------------------
 

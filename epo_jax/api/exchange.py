@@ -13,12 +13,13 @@ from typing import Any
 import openai
 
 from epo_jax.api.clock import Clock
-from epo_jax.api.failures import FATAL, REFUSED, Fault
+from epo_jax.api.failures import FATAL, REFUSED, Fault, one_line
 from epo_jax.api.limits import retry_after
 from epo_jax.api.settings import host, is_loopback
 
 LONGEST_BODY = 2 * 1024 * 1024  # bytes, after decompression; an answer of 100,000 tokens is under 1 MB
 SHORTEST_SECRET = 8  # characters; a shorter key ("EMPTY", "none") is a placeholder, and blotting it out would garble answers
+OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")  # headers that no longer hold once a body is read
 SPENT_OUT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # a 429 that waiting does not help
 
 
@@ -58,7 +59,7 @@ class BoundedHttp(openai.DefaultAsyncHttpxClient):
             raise BodyBroken(type(error).__name__) from error
         finally:
             await response.aclose()
-        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")]
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in OF_THE_WIRE]
         return type(response)(response.status_code, headers=headers, content=bytes(body), request=request)
 
 
@@ -116,7 +117,8 @@ class Server:
         except (ValueError, RecursionError):
             raise Fault("invalid_json", "an answer that is not JSON", charged=True) from None
         if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
-            raise Fault("wrong_shape", "an answer without choices", charged=True)
+            told = data.get("error") if isinstance(data, dict) else None  # some proxies report errors with status 200
+            raise Fault("wrong_shape", "an answer without choices" + (f": {one_line(self.clean(str(told)))}" if told else ""), charged=True)
         if not data["choices"]:
             raise Fault("no_choice", "an answer with an empty list of choices", charged=True)
         choice = data["choices"][0]
@@ -141,7 +143,7 @@ class Server:
         status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
         said = body.get("message") if isinstance(body.get("message"), str) else str(error.body or "")
         code = " ".join(str(body.get(name) or "") for name in ("code", "type", "param"))
-        sentence = " ".join(f"HTTP {status} {self.clean(said)}".split())[:300]
+        sentence = one_line(f"HTTP {status} {self.clean(said)}")
         wait = retry_after(error.response.headers, self._clock)
         if status in (401, 402, 403, 404, 405, 410) or status < 400 or (status == 429 and any(word in code for word in SPENT_OUT)):
             return Fault(FATAL, sentence)

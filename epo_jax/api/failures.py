@@ -49,3 +49,8 @@ class Fault(Exception):
         super().__init__(sentence)
         self.kind, self.sentence, self.retry_after, self.charged = kind, sentence, retry_after, charged
         self.about = about  # a refused request: the parameter or code that the server named, in lower case
+
+
+def one_line(text: str, longest: int = 300) -> str:
+    """What a server or model said, fit to stand within a sentence: one line, no control characters, bounded."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 10 * longest]).split())[:longest]

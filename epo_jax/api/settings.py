@@ -90,11 +90,12 @@ class ApiSettings:
             if getattr(self, field) < least:
                 raise UserError(f"{name}.{field} is {getattr(self, field)}: it must be at least {least}.")
         if not self.temperature < 100 or not (self.top_p < 0 or 0 < self.top_p <= 1):
-            raise UserError(f"{name}.temperature is {self.temperature} and {name}.top_p {self.top_p}: a number, and a share above 0; below 0: not sent.")
+            raise UserError(f"{name}.temperature is {self.temperature}, {name}.top_p {self.top_p}: a number, and a share above 0; below 0: not sent.")
         for field in ("timeout_s", "deadline_s", "breaker_pause_s"):
             if not 0 < getattr(self, field) < math.inf:
                 raise UserError(f"{name}.{field} is {getattr(self, field)}: it must be a number of seconds above 0.")
-        for field in ("requests_per_minute", "tokens_per_minute", "price_per_million_prompt", "price_per_million_completion", "budget_tokens", "budget_money"):
+        rates, prices = ("requests_per_minute", "tokens_per_minute"), ("price_per_million_prompt", "price_per_million_completion")
+        for field in (*rates, *prices, "budget_tokens", "budget_money"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise UserError(f"{name}.{field} is {getattr(self, field)}: it must be 0 or more.")
         if self.structured not in STRUCTURED:

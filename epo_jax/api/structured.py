@@ -12,6 +12,7 @@ import json_repair
 import jsonschema
 
 from epo_jax.api.client import ApiClient, ApiError
+from epo_jax.api.failures import one_line
 
 Value = TypeVar("Value")
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -34,7 +35,7 @@ def parse(text: str, schema: dict[str, Any]) -> dict[str, Any]:
             return candidate
         except jsonschema.ValidationError as error:
             where = "".join(f"[{part!r}]" for part in error.absolute_path)
-            complaint = f"the JSON does not fit{' at ' + where if where else ''}: {error.message[:300]}"
+            complaint = f"the JSON does not fit{' at ' + where if where else ''}: {one_line(error.message)}"
     raise ValueError(complaint)
 
 
@@ -60,7 +61,7 @@ async def ask(
         client.totals.asked_again += attempt > 0
         reply = await client.complete(conversation, schema=schema, salt=salt)
         if reply.refusal is not None:
-            raise ApiError(f"{client.name} refused to answer: {' '.join(reply.refusal.split())[:300]}")
+            raise ApiError(f"{client.name} refused to answer: {one_line(reply.refusal)}")
         try:
             return check(await asyncio.to_thread(parse, reply.text, schema))  # a long answer to be mended holds up no other call
         except ValueError as error:

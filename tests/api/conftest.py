@@ -31,7 +31,10 @@ def time() -> JumpingTime:
 
 @pytest.fixture
 def make_client(server: ScriptedServer, time: JumpingTime, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ApiClient]:
-    """A client of the scripted server on scripted time, where a hang is the end of a try; keywords are fields of `ApiSettings`, or `cache`, `budget`, `clock`."""
+    """A client of the scripted server on scripted time, where a hang is the end of a try.
+
+    Keywords are fields of `ApiSettings`, or `cache`, `budget`, `clock`.
+    """
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.on_hang = lambda body: time.time_out(body["messages"][-1]["content"])
 

@@ -225,7 +225,8 @@ def test_a_damaged_file_is_told_in_one_sentence_and_left_alone(tmp_path):
         cache.store(str(i), dataclasses.replace(REPLY, text="x" * 200), "m")
     cache.close()
     whole = path.read_bytes()
-    cases = {"no database at all": b"hello " * 1000, "pages overwritten": whole[:4096] + b"\x55" * (len(whole) - 4096), "cut off": whole[: len(whole) // 2]}
+    overwritten = whole[:4096] + b"\x55" * (len(whole) - 4096)
+    cases = {"no database at all": b"hello " * 1000, "pages overwritten": overwritten, "cut off": whole[: len(whole) // 2]}
     for name, content in cases.items():
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"^(the reply cache|cannot use the reply cache).*r\.sqlite") as told:
@@ -263,3 +264,14 @@ def test_a_folder_that_does_not_let_itself_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot use the reply cache"):
         ReplyCache(tmp_path / "file" / "r.sqlite")
+
+
+def test_a_full_disk_stops_the_run_with_what_was_stored_intact(server, make_client, tmp_path):
+    cache = ReplyCache(tmp_path / "r.sqlite")
+    client = make_client(cache=cache)
+    outcomes(client, "a")
+    cache._database.execute("PRAGMA max_page_count = 8")  # as if the disk held no more
+    server.otherwise = lambda body: give.good("x" * 100_000)
+    (error,) = outcomes(client, "b")
+    assert type(error) is UserError and "full" in str(error)
+    assert outcomes(client, "a")[0].cached

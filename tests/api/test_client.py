@@ -56,16 +56,21 @@ def test_other_passing_states(code, server, make_client):
 
 @pytest.mark.parametrize("code", [400, 413, 422])
 def test_a_refused_request_fails_its_call_at_once(code, server, make_client):
-    server.then(give.good(), give.status(code, "the prompt\nis too long"))
+    server.then(give.good(), give.status(code, "the prompt\nis\x1b[31m too long" + "!" * 10**6))
     client = make_client()
     outcomes(client, "a short one")
     (error,) = outcomes(client, "a long one")
-    assert type(error) is ApiError and "the prompt is too long" in str(error) and len(server.requests) == 2
+    assert type(error) is ApiError and "the prompt is [31m too long!" in str(error) and len(server.requests) == 2
+    assert str(error).isprintable() and len(str(error)) < 400
 
 
 @pytest.mark.parametrize(
     "answer",
-    [give.status(401), give.status(402), give.status(403), give.status(404), give.status(307, location="http://127.0.0.1:9/"), give.status(429, error={"code": "insufficient_quota"})],
+    [
+        *map(give.status, (401, 402, 403, 404)),
+        give.status(307, location="http://127.0.0.1:9/"),
+        give.status(429, error={"code": "insufficient_quota"}),
+    ],
     ids=lambda answer: str(answer.status),
 )
 def test_what_would_fail_for_every_call_stops_the_run(answer, server, make_client):
@@ -78,6 +83,20 @@ def test_a_server_that_refuses_every_request_stops_the_run(server, make_client):
     server.otherwise = lambda body: give.status(400, "unknown parameter")
     client = make_client(breaker_failures=3)
     assert [type(outcomes(client, str(i))[0]) for i in range(3)] == [ApiError, ApiError, ApiFatal]
+
+
+def test_texts_that_cannot_be_written_are_mended(server, make_client, tmp_path):
+    parts = give.Canned("parts", body=b'{"choices": [{"message": {"content": [{"type": "text", "text": "in parts"}]}}]}')
+    server.then(give.good("a lone \ud800 surrogate"), parts)
+    client = make_client(cache=ReplyCache(tmp_path / "r.sqlite"))
+    (first,), (second,) = outcomes(client, "asked with \udfff"), outcomes(client, "b")
+    assert (first.text, second.text, second.finish_reason) == ("a lone ? surrogate", "in parts", "")
+    assert server.requests[0].body["messages"][0]["content"] == "asked with ?"
+
+
+def test_an_error_within_a_good_status_is_told(server, make_client):
+    server.otherwise = lambda body: give.Canned("error", body=b'{"error": {"message": "upstream is away"}}')
+    assert "upstream is away" in str(outcomes(make_client(retries=0), "a")[0])
 
 
 def test_no_server_at_all(make_client):

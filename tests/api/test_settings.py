@@ -17,8 +17,10 @@ def test_defaults_of_the_configuration_and_of_the_class_agree():
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("model", " "), ("max_tokens", 0), ("retries", -1), ("concurrency", 0), ("timeout_s", 0.0), ("timeout_s", float("nan")), ("deadline_s", float("inf")),
-        ("requests_per_minute", -1), ("price_per_million_prompt", float("nan")), ("breaker_max_pauses", 0), ("structured", "yaml"), ("budget_money", 5.0),
+        ("model", " "), ("max_tokens", 0), ("retries", -1), ("concurrency", 0), ("timeout_s", 0.0),
+        ("timeout_s", float("nan")), ("deadline_s", float("inf")),
+        ("requests_per_minute", -1), ("price_per_million_prompt", float("nan")), ("breaker_max_pauses", 0), ("structured", "yaml"),
+        ("budget_money", 5.0),
         ("max_tokens", "many"), ("temperature", float("nan")), ("top_p", 0.0),
     ],
 )  # fmt: skip
@@ -41,7 +43,10 @@ def test_where_the_server_is(monkeypatch):
     assert dataclasses.replace(settings, base_url="http://[::1]:1/v1").server() == "http://[::1]:1/v1"
 
 
-@pytest.mark.parametrize("address", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "https://me:sk-secret1@host/v1", "https://host/v1?key=sk-secret1"])
+@pytest.mark.parametrize(
+    "address",
+    ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "https://me:sk-secret1@host/v1", "https://host/v1?key=sk-secret1"],
+)
 def test_what_is_no_address(address):
     with pytest.raises(UserError) as told:
         ApiSettings(model="m", base_url=address).server()
