@@ -223,18 +223,19 @@ def test_killed_in_the_middle_it_asks_for_nothing_that_was_answered(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_whose_budget_is_spent_goes_on_with_more(tmp_path):
-    """One sentence and exit code 2; then the same command with a larger budget, which pays for nothing twice."""
-    environment = process_environment()
+def test_a_run_whose_budget_is_spent_goes_on_with_more(tmp_path, monkeypatch):
+    """One sentence, and nothing masked; then the same with a larger budget, which pays for nothing twice."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with FaultyModel(0.0) as server:
         server.prompt_tokens = 2_000
-        little = command(tmp_path / "run", server.url, **{"actor_api.budget_tokens": 40_000})
-        done = subprocess.run(little, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2 and "the budget is spent" in done.stderr and "the same command continues" in done.stderr
-        assert len([line for line in done.stderr.splitlines() if line.startswith("epo_jax:")]) == 1
+        addresses = {f"{role}_api.{name}": value for role in ("actor", "judge") for name, value in (("base_url", server.url), ("concurrency", 1))}
+        with pytest.raises(UserError, match=r"budget is spent.*raise budget_tokens.*run; the same command continues\.$") as told:
+            Run(gpt(tmp_path / "run", **addresses, **{"actor_api.budget_tokens": 40_000}), StopRequest()).everything()
+        assert "\n" not in str(told.value)
         before = len(server.requests)
         assert 8 < before < 20
-        more = command(tmp_path / "run", server.url, **{"actor_api.budget_tokens": 3_000_000})
-        done = subprocess.run(more, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert all(t.masked is None for path in (tmp_path / "run").glob("*/round_*.jsonl") for t in read_jsonl(path))
+        run = Run(gpt(tmp_path / "run", **addresses, **{"actor_api.budget_tokens": 3_000_000}), StopRequest())
+        run.everything()
         assert len(server.requests) > before and all(outcomes == ["answered"] for outcomes in server.record.values())
+        assert run.partners.clients.budget.spent_tokens == 2_005 * len(server.requests)
