@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from epo_jax.api.settings import get_api_defaults
+
 
 def get_defaults() -> ConfigDict:
     """The fields of a run. Lengths are in tokens, times in steps, rates are per optimizer step."""
@@ -56,8 +58,21 @@ def get_defaults() -> ConfigDict:
     config.rollout.slots = 32  # episodes played at once
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
 
-    config.actor = "literal"
-    config.judge = "progress"
+    config.actor = "literal"  # literal | openai | local
+    config.actor_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=128)  # actor openai
+    config.local_actor = ConfigDict()  # actor local
+    config.local_actor.source = ""  # as model.source; "" or "initial": the strategist's own weights, as they were before any training
+    config.local_actor.prompt = "full"  # full: instruction and worked example; brief: the task alone
+    config.local_actor.temperature = 0.7
+    config.local_actor.max_action_tokens = 48
+    config.local_actor.max_context = 4096  # a whole episode as the actor reads it; one that would grow longer ends there
+
+    config.judge = "progress"  # progress | verifier | openai | graded
+    config.judge_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=4096)  # judges openai and graded
+
+    config.api = ConfigDict()  # what the models behind an API share
+    config.api.cache = ""  # a file of replies; "": api_cache.sqlite in the run's folder; "none": none, everything is asked anew
+    config.api.offline = False  # asks no server: what the cache does not hold fails
 
     config.credit = ConfigDict()
     config.credit.estimator = "reinforce"  # epo (as published) | reinforce

@@ -21,7 +21,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from epo_jax import command_line, strategist as strategists
+from epo_jax import command_line, partners, strategist as strategists
+from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
@@ -31,10 +32,11 @@ from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
+from epo_jax.partners import Partners
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
-from epo_jax.rollout import actors, demonstrations, tasks
+from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, play_episodes
 from epo_jax.run_folder import RunFolder
 from epo_jax.trajectory import Trajectory, append_jsonl, by_environment, read_jsonl, write_jsonl
@@ -60,11 +62,11 @@ class Run:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, self.stop = config, stop
-        _, self.task_sets, self.actor, self.judge = all_or_what_is_missing(
+        _, self.task_sets, _, _ = all_or_what_is_missing(
             lambda: strategists.find(config.model.source),
             lambda: tasks.load(config),
-            lambda: actors.make(config.actor),
-            lambda: judge.make(config.judge),
+            lambda: partners.check_actor(config),
+            lambda: partners.check_judge(config),
         )
         self.mesh = make_mesh(config.mesh.to_dict())
         _check_learning(config, self.mesh)
@@ -73,6 +75,7 @@ class Run:
         )
         self.folder = RunFolder.open(config)
         self.strategist.tokenizer.save(self.folder.tokenizer)
+        self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
         totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
@@ -80,6 +83,14 @@ class Run:
 
     def everything(self) -> None:
         """All phases, from wherever the run stands to its end."""
+        try:
+            self._everything()
+        except (ApiFatal, BudgetSpent) as error:
+            raise UserError(f"{str(error).rstrip('.')}. What was played and judged is in {self.folder.path}; the same command continues.") from error
+        finally:
+            self.partners.close()
+
+    def _everything(self) -> None:
         self._say_plan()
         if self.learner.position.phase == "warm_start":
             self.warm_start()
@@ -124,7 +135,7 @@ class Run:
     def assign_credit(self, trajectories: list[Trajectory], values: dict[str, float]) -> None:
         """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
         start, settings = time.monotonic(), self.config.credit
-        counts = asyncio.run(judge.judge_all(self.judge, trajectories))
+        counts = self._judge(trajectories)
         options = {"discount": settings.discount}
         if settings.estimator == "reinforce":
             options |= {"process_weight": settings.process_weight, "normalise": settings.normalise}
@@ -164,7 +175,7 @@ class Run:
         path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
         sampling = self._sampling(self.config.evaluate.temperature)
         trajectories = self._play("evaluation", episodes_of_evaluation(self.task_sets), sampling, path, values)
-        values |= describe_each(trajectories)
+        values |= describe_each(trajectories) | self.partners.clients.figures()
         self.metrics.write("evaluation", rounds_done, values)
         before = read_jsonl(first) if rounds_done and first.exists() else []
         for task_set in self.task_sets:
@@ -183,13 +194,13 @@ class Run:
     def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
         """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
         position = self.learner.position
-        kept = _already_played(path, episodes, self.engine.weights_version)
+        kept = _already_played(path, episodes, self.engine.weights_version, learning=position.steps > 0)
         played = {trajectory.extra["index"] for trajectory in kept}
         missing = [episode for episode in episodes if episode.index not in played]
         player = Player(
             engine=self.engine,
             conversation=self.strategist.conversation,
-            actor=self.actor,
+            actor=self.partners.actor,
             sampling=sampling,
             round=position.round,
             weights_version=self.engine.weights_version,
@@ -204,7 +215,7 @@ class Run:
                 append_jsonl(path, trajectory)
                 outcomes.append(trajectory.outcome)
                 rate = (self.engine.stats["decode_tokens"] - before["decode_tokens"]) / max(progress.seconds, 1e-3)
-                progress.advance(f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s")
+                progress.advance("; ".join(filter(None, (f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s", self.partners.clients.note()))))
 
             fresh = asyncio.run(
                 play_episodes(player, missing, at_once=self.config.rollout.slots, on_finish=on_finish, should_stop=lambda: self.stop.requested)
@@ -218,6 +229,25 @@ class Run:
         prompt = after["prompt_tokens"] - before["prompt_tokens"]
         values["prefill_share"] = (after["prefill_tokens"] - before["prefill_tokens"]) / prompt if prompt else math.nan
         return sorted([*kept, *fresh], key=lambda trajectory: trajectory.extra["index"])
+
+    def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
+        """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
+        with bar(f"round {self.learner.position.round + 1} judge", len(trajectories)) as progress:
+            try:
+                counts = asyncio.run(
+                    judge.judge_all(
+                        self.partners.judge,
+                        trajectories,
+                        concurrency=self.config.judge_api.concurrency,
+                        on_judged=lambda: progress.advance(self.partners.clients.note()),
+                        should_stop=lambda: self.stop.requested,
+                    )
+                )
+            finally:
+                write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        if self.stop.requested:
+            self.learner.save_and_stop()
+        return counts
 
     def _batches(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> Iterator[TrajectoryBatch]:
         """The round's batches: `epochs` passes, each in an order that depends on (seed, round, epoch) alone."""
@@ -297,14 +327,14 @@ class Run:
         say(
             f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {devices} ({mesh}); "
             f"{' and '.join(map(str, self.task_sets))}; "
-            f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {config.actor}, judge {config.judge}, "
+            f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {self.partners.actor.name}, judge {self.partners.judge.name}, "
             f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}; writes {self.folder.path}"
         )
         if self.folder.resumed:
             say(f"continuing: {self.learner.position}")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
-        values |= describe_each(trajectories)
+        values |= describe_each(trajectories) | self.partners.clients.figures()
         values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
         round = self.learner.position.round
         self.metrics.write("round", round, values)
@@ -321,18 +351,25 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     check_buckets(config.learn.length_buckets, config.learn.max_length)
 
 
-def _already_played(path: Path, episodes: Sequence[Episode], weights_version: str) -> list[Trajectory]:
-    """What an interrupted start left of these episodes, played with the present weights and without a fault."""
+def _already_played(path: Path, episodes: Sequence[Episode], weights_version: str, *, learning: bool) -> list[Trajectory]:
+    """What an interrupted start left of these episodes, played with the present weights and without a fault.
+
+    An episode that only the judge failed on was played, and is judged again. Once the round's learning has begun, everything stays as it is.
+    """
     if not path.exists():
         return []
     seeds = {episode.index: episode.seed for episode in episodes}
-    return [
+    kept = [
         trajectory
         for trajectory in read_jsonl(path)
         if trajectory.weights_version == weights_version
         and seeds.get(trajectory.extra.get("index")) == trajectory.seed
-        and trajectory.masked is None
+        and (learning or trajectory.masked is None or judge.masked_by_judge(trajectory))
     ]
+    if not learning:
+        for trajectory in kept:
+            trajectory.masked = None
+    return kept
 
 
 if __name__ == "__main__":

@@ -115,11 +115,11 @@ def test_a_failing_actor_masks_only_its_episode(task, winning_lines):
         name = "failing"
         calls = 0
 
-        async def act(self, messages, *, strategy, admissible):
+        async def act(self, observation, *, strategy, admissible):
             self.calls += 1
             if self.calls == 3:
                 raise TimeoutError("no answer")
-            return await super().act(messages, strategy=strategy, admissible=admissible)
+            return await super().act(observation, strategy=strategy, admissible=admissible)
 
     engine = ScriptedEngine(winning_lines)
     finished = []

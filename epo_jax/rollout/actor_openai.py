@@ -1,0 +1,37 @@
+"""The actor `openai`: any model behind an OpenAI-compatible API, in the published exchange (exchange.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from epo_jax.api.client import ApiClient
+from epo_jax.rollout.exchange import Exchange, read_action
+from epo_jax.rollout.prompts import actor_opening
+
+
+class OpenAIActor:
+    """One request a turn. What fails, and how often it is tried, is the client's (epo_jax/api)."""
+
+    def __init__(self, client: ApiClient, model: str) -> None:
+        self.name = f"openai:{model}"
+        self._client = client
+
+    def begin(self, environment: str, seed: int) -> OpenAIActorSession:
+        return OpenAIActorSession(self._client, Exchange(actor_opening(environment, "full")), seed)
+
+
+class OpenAIActorSession:
+    def __init__(self, client: ApiClient, exchange: Exchange, seed: int) -> None:
+        self._client, self._exchange, self._seed = client, exchange, seed
+
+    async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
+        """Raises `ApiError` if the call failed for good. A refusal is an answer like any other, which the environment will not understand."""
+        # With the salt, equal requests of two episodes are sampled apart, and those of a round that is played again are found in the cache.
+        salt = f"{self._seed}/{self._exchange.turns}"
+        reply = await self._client.complete(self._exchange.ask(observation, strategy), salt=salt)
+        action = read_action(reply.text or reply.refusal or "", admissible)
+        self._exchange.answered(observation, strategy, action)
+        return action
+
+    def close(self) -> None:
+        pass
