@@ -213,7 +213,7 @@ class Engine:
         """Appends new_tokens to the session and samples what follows, at most until the session has max_length tokens.
 
         on_tokens hears of the sampled tokens as they come, once a decode chunk, in the event loop; together they are the answer's. It must be
-        quick, as everyone waits for it, and an error in it ends every waiting call.
+        quick, as everyone waits for it, and an error in it ends every waiting call. It may close the session, which cancels this call.
 
         Waits while all slots are taken. Raises ContextFull when the tokens do not fit, UserError for a bad call; when it
         raises, or is cancelled, the session's tokens are as they were (a cancelled session also gives its slot back).
@@ -411,14 +411,14 @@ class Engine:
         request.tokens += new
         request.logprobs += new_logprobs
         self._stats["decode_tokens"] += len(new)
-        if request.on_tokens is not None:
-            request.on_tokens(new, new_logprobs)
         stopped = request.tokens[-1] in self._stop_ids
         if stopped or request.sampled == request.limit:
             self._requests.remove(request)
             request.session.tokens = request.tokens
             reason = "stop" if stopped else "length"
             request.answer.set_result(Sampled(request.tokens[request.prompt_length :], request.logprobs, reason))
+        if request.on_tokens is not None:  # last, as the listener may close the session
+            request.on_tokens(new, new_logprobs)
 
     def _place(self, requests: list[_Request], sizes: Sequence[int]) -> tuple[np.ndarray | None, list[int], int]:
         """(rows: the slot of each row of the batch, or None when row r is slot r; each request's row; number of rows)."""
