@@ -55,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except aiohttp.ClientError as error:
+        print(f"no answer from {url} ({error}): is the server running?", file=sys.stderr)
+        return 2
     if options.json:
         print(json.dumps(result))
     else:

@@ -132,6 +132,8 @@ class Server:
             except web.HTTPException as error:
                 reason = {404: f"no such path: there are {', '.join(PATHS)}.", 405: "this path does not take this method."}.get(error.status, f"{error.reason}.")
                 response = _error_response(APIError(error.status, reason, code="not_found" if error.status == 404 else "bad_request"))
+            except ConnectionError as error:  # the client left while it was being told
+                raise asyncio.CancelledError from error
             except Exception as error:  # a fault of ours; what the client sent stays out of the log
                 logging.getLogger(__name__).error("a request to %s failed", request.path if request.path in PATHS else "another path", exc_info=error)
                 response = _error_response(APIError(500, "the server failed: its log says why.", code="internal_error"))
@@ -172,6 +174,8 @@ class Server:
                 body = await http.read()
         except TimeoutError:
             raise APIError(408, "the body did not arrive in time.", code="deadline_exceeded") from None
+        except web.RequestPayloadError:
+            raise APIError(400, "the body is broken off or not encoded as its headers say: send it again.", code="invalid_body") from None
         request = parse(body, model=self.model_name, max_messages=self.engine.max_length)
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": self.model_name}
         return await (self._stream if request.stream else self._whole)(http, request, head)
@@ -217,8 +221,6 @@ class Server:
             if not response.prepared:
                 raise
             await send(error.body())
-        except ConnectionError as error:  # the client left between two pieces
-            raise asyncio.CancelledError from error
         finally:
             answer.cancel()
         await response.write_eof()

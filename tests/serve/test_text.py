@@ -16,14 +16,12 @@ from tests.model.hostile_text import hostile_texts
 TEXTS = ["Thought: go to shelf 12.", "  two  spaces\n\n日本語 and é, 😀😀 👩‍👩‍👧 \t", "", "naïve façade — “quoted” ﷽", "🇩🇪🇯🇵", " \ufffd kept"]
 
 
-@pytest.fixture(scope="module", params=["mini", "smollm2", "sentencepiece"])
+@pytest.fixture(scope="module", params=["mini", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    scratch = tmp_path_factory.getbasetemp()
+    """Byte pairs, and pieces with a space mark and bytes spelt out."""
     if request.param == "mini":
         return Tokenizer.load(MINI)
-    if request.param == "smollm2":
-        return Tokenizer.load(real_tokenizers.smollm2_folder(scratch))
-    return Tokenizer.load(real_tokenizers.sentencepiece_folder(scratch / "text-stream", "v3"))
+    return Tokenizer.load(real_tokenizers.sentencepiece_folder(tmp_path_factory.mktemp("text-stream"), "v3"))
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
