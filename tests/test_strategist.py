@@ -32,6 +32,11 @@ def test_from_a_run_or_its_folder_of_checkpoints_or_files(tmp_path: pathlib.Path
 
     files = from_checkpoint(str(MINI), dtype=jnp.bfloat16)
     assert jax.tree.leaves(files.params)[0].dtype == jnp.bfloat16
-    for source, step, words in [(str(run), 4, "no checkpoint of step 4"), ("mini", 4, "has no steps"), ("random", None, "only for training"), (str(tmp_path), None, "no model weights")]:
-        with pytest.raises(UserError, match=words):
-            from_checkpoint(source, step)
+    with pytest.raises(UserError, match="no checkpoint of step 4"):
+        from_checkpoint(str(run), 4)
+    with pytest.raises(UserError, match="has no steps"):
+        from_checkpoint("mini", 4)
+    with pytest.raises(UserError, match="only for training"):
+        from_checkpoint("random")
+    with pytest.raises(UserError, match="no model weights"):
+        from_checkpoint(str(tmp_path))

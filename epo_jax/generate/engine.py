@@ -212,8 +212,9 @@ class Engine:
     ) -> Sampled:
         """Appends new_tokens to the session and samples what follows, at most until the session has max_length tokens.
 
-        on_tokens hears of the sampled tokens as they come, once a decode chunk, in the event loop; together they are the answer's. It must be
-        quick, as everyone waits for it, and an error in it ends every waiting call. It may close the session, which cancels this call.
+        on_tokens hears of the sampled tokens as they come, once a decode chunk, in the event loop; together they are the
+        answer's. It must be quick, as everyone waits for it, and an error in it ends every waiting call. It may close the
+        session, which cancels this call.
 
         Waits while all slots are taken. Raises ContextFull when the tokens do not fit, UserError for a bad call; when it
         raises, or is cancelled, the session's tokens are as they were (a cancelled session also gives its slot back).

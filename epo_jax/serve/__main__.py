@@ -22,14 +22,18 @@ from epo_jax.errors import UserError
 from epo_jax.serve.replies import Limits
 from epo_jax.serve.server import Options, is_loopback, serving
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder (or its folder of checkpoints), a Hugging Face folder, gguf:PACKAGE_OR_FILE, or mini.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, a Hugging Face folder, gguf:PACKAGE_OR_FILE, or mini.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the number in its name; the newest whole one if not given.")
 HOST = flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; only this machine reaches the default.")
 PORT = flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one and prints it.", lower_bound=0, upper_bound=65535)
 KEY_VARIABLE = flags.DEFINE_string("api_key_variable", None, "The environment variable that holds a key, which clients must send as a bearer token.")
 SLOTS = flags.DEFINE_integer("slots", 32, "Replies sampled at once; more wait.", lower_bound=1)
-MAX_CONTEXT = flags.DEFINE_integer("max_context", None, "Tokens of a conversation with its reply; what the model knows, at most 4096, if not given.", lower_bound=2)
-MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "The most tokens of one reply, and what a request that does not say gets; what the context leaves if not given.", lower_bound=1)  # fmt: skip
+MAX_CONTEXT = flags.DEFINE_integer(
+    "max_context", None, "Tokens of a conversation with its reply; what the model knows, at most 4096, if not given.", lower_bound=2
+)
+MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens", None, "The most tokens of one reply, which a request that does not say gets; what the context leaves if not given.", lower_bound=1
+)
 MAX_QUEUE = flags.DEFINE_integer("max_queue", 256, "Replies that may wait for a slot; beyond it clients are told to come later (429).", lower_bound=0)
 MAX_BODY_BYTES = flags.DEFINE_integer("max_body_bytes", 1 << 20, "The largest body of a request (413 beyond it).", lower_bound=1)
 DEADLINE = flags.DEFINE_float("deadline", 300.0, "Seconds a request may take, waiting included (504 beyond it).", lower_bound=0.001)

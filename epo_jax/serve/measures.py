@@ -26,7 +26,7 @@ class Measures:
         self.registry = CollectorRegistry()
         self._requests = Counter("epo_requests", "Requests by path and status.", ["path", "status"], registry=self.registry)
         self._tokens = Counter("epo_tokens", "Tokens of answered requests.", ["kind"], registry=self.registry)
-        self._seconds = Histogram("epo_request_seconds", "Time from a chat request's arrival to its last byte.", buckets=SECONDS, registry=self.registry)
+        self._seconds = Histogram("epo_request_seconds", "From a chat request's arrival to its last byte.", buckets=SECONDS, registry=self.registry)
         Gauge("epo_queue_length", "Replies that wait for a slot.", registry=self.registry).set_function(queue_length)
         Gauge("epo_slots_busy", "Slots that are sampled for.", registry=self.registry).set_function(lambda: engine.busy_slots)
         Gauge("epo_slots", "Slots in all.", registry=self.registry).set(engine.slots)

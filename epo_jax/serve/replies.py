@@ -85,7 +85,8 @@ class Replies:
                     sampling = self._sampling(request, len(prompt))
                     counts = await _all_or_none(self._reply(request, prompt, sampling, index, tell) for index in range(request.n))
             except TimeoutError:
-                raise APIError(504, f"the request took longer than {self._limits.deadline:g} seconds: ask for fewer tokens, or later.", code="deadline_exceeded") from None
+                seconds = f"{self._limits.deadline:g} seconds"
+                raise APIError(504, f"the request took longer than {seconds}: ask for fewer tokens, or later.", code="deadline_exceeded") from None
             except APIError:
                 raise
             except Exception as error:
@@ -140,11 +141,12 @@ class Replies:
                 param="messages", code="context_length_exceeded",
             )  # fmt: skip
         if asked is not None and most is not None and asked > most:
-            raise APIError(400, f"max_tokens is {asked} and this server gives at most {most}: ask for fewer.", param="max_tokens", code="invalid_value")
+            message = f"max_tokens is {asked} and this server gives at most {most}: ask for fewer."
+            raise APIError(400, message, param="max_tokens", code="invalid_value")
         if asked is not None and asked > room:
             raise APIError(
-                400, f"the messages are {prompt_tokens} tokens and max_tokens is {asked}, {prompt_tokens + asked} together, and the context holds {context}: "
-                f"ask for at most {room}, or send less.",
+                400, f"the messages are {prompt_tokens} tokens and max_tokens is {asked}, {prompt_tokens + asked} together, "
+                f"and the context holds {context}: ask for at most {room}, or send less.",
                 param="max_tokens", code="context_length_exceeded",
             )  # fmt: skip
         tokens = min(room, most or room) if asked is None else asked

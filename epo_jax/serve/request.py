@@ -113,9 +113,8 @@ def _messages(fields: dict[str, Any], max_messages: int) -> list[dict[str, str]]
     if not messages:
         raise _wrong("messages", "messages is missing or empty: give a list of messages, the last one the user's.")
     if len(messages) > max_messages:
-        raise APIError(
-            400, f"there are {len(messages)} messages and the context holds {max_messages} tokens: send fewer.", param="messages", code="context_length_exceeded"
-        )
+        message = f"there are {len(messages)} messages and the context holds {max_messages} tokens: send fewer."
+        raise APIError(400, message, param="messages", code="context_length_exceeded")
     checked = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     if checked[-1]["role"] != "user":
         raise _wrong("messages", f"the last message is the {checked[-1]['role']}'s: end with the user's message, which the strategist answers.")
@@ -182,7 +181,8 @@ def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
         raise _wrong("stream_options", "stream_options needs stream: true.")
     for name in options:
         if name != "include_usage":
-            raise APIError(400, f"stream_options has {_short(name)}, which is not supported: leave it out.", param="stream_options", code="unsupported_parameter")
+            message = f"stream_options has {_short(name)}, which is not supported: leave it out."
+            raise APIError(400, message, param="stream_options", code="unsupported_parameter")
     return _field({k: v for k, v in options.items() if v is not None}, "include_usage", bool, False)
 
 

@@ -31,6 +31,7 @@ from epo_jax.strategist import Strategist
 
 LONGEST_CONTEXT = 4096  # tokens, where Options.max_context is not given
 PATHS = ("/v1/models", "/v1/chat/completions", "/health", "/metrics")
+REASONS = {404: (f"no such path: there are {', '.join(PATHS)}.", "not_found"), 405: ("this path does not take this method.", "method_not_allowed")}
 CLIENT_GONE = 499  # what a request is counted as whose client left
 
 
@@ -91,7 +92,8 @@ class Server:
             await site.start()
         except OSError as error:
             await self.stop()
-            raise UserError(f"cannot listen on {self._options.host}:{self._options.port} ({error.strerror or error}): choose another --host or --port, or port 0.") from error
+            where = f"{self._options.host}:{self._options.port}"
+            raise UserError(f"cannot listen on {where} ({error.strerror or error}): choose another --host or --port, or port 0.") from error
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         self.url = f"http://{host}:{self._runner.addresses[0][1]}"
 
@@ -99,7 +101,8 @@ class Server:
         """Samples one token, so that the first client does not wait for the compiler. Raises `UserError` where the weights give no numbers."""
         session = self.engine.open(0)
         try:
-            await self.engine.generate(session, self._strategist.conversation.start([{"role": "user", "content": "Hello."}]), Sampling(max_new_tokens=1))
+            prompt = self._strategist.conversation.start([{"role": "user", "content": "Hello."}])
+            await self.engine.generate(session, prompt, Sampling(max_new_tokens=1))
         except FloatingPointError as error:
             raise UserError(f"{self.model_name} cannot be served: {error}.") from error
         finally:
@@ -130,12 +133,12 @@ class Server:
             except web.HTTPRequestEntityTooLarge:
                 response = _error_response(APIError(413, f"the body is over {self._options.max_body_bytes} bytes: send less.", code="body_too_large"))
             except web.HTTPException as error:
-                reason = {404: f"no such path: there are {', '.join(PATHS)}.", 405: "this path does not take this method."}.get(error.status, f"{error.reason}.")
-                response = _error_response(APIError(error.status, reason, code="not_found" if error.status == 404 else "bad_request"))
+                sentence, code = REASONS.get(error.status, (f"{error.reason}.", "bad_request"))
+                response = _error_response(APIError(error.status, sentence, code=code))
             except ConnectionError as error:  # the client left while it was being told
                 raise asyncio.CancelledError from error
             except Exception as error:  # a fault of ours; what the client sent stays out of the log
-                logging.getLogger(__name__).error("a request to %s failed", request.path if request.path in PATHS else "another path", exc_info=error)
+                logging.getLogger(__name__).error("a request failed", exc_info=error)
                 response = _error_response(APIError(500, "the server failed: its log says why.", code="internal_error"))
             status = response.status
             return response

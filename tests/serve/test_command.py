@@ -39,7 +39,8 @@ def test_it_serves_and_stops_when_asked_to(number: signal.Signals) -> None:
     try:
         port = re.search(r"at http://0\.0\.0\.0:(\d+)/v1", process.stdout.readline())[1]
         asked = {"messages": [{"role": "user", "content": "go"}], "max_tokens": 200, "temperature": 2, "stream": True}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        url, body = f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=120) as response:
             assert response.readline().startswith(b"data: {")
             process.send_signal(number)

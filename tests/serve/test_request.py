@@ -31,7 +31,7 @@ def test_a_full_request() -> None:
 
 
 def test_null_and_what_asks_for_nothing_are_as_if_absent() -> None:
-    nothing = dict(frequency_penalty=0, presence_penalty=0.0, logit_bias={}, tools=[], tool_choice="none", store=False, service_tier="auto", metadata={})
+    nothing = dict(frequency_penalty=0, presence_penalty=0.0, logit_bias={}, tools=[], tool_choice="none", store=False, metadata={})
     assert read(**nothing, stop=None, seed=None, n=None, response_format=None, reasoning_effort=None) == read()
     assert read(stop="x").stop == ("x",)
 
