@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
 from epo_jax.mesh import check_divides, param_shardings
 from epo_jax.model import gguf_weights, hf_weights, llama, mini_tokenizer
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import Tokenizer
+from epo_jax.run_folder import run_of
 
 MINI = pathlib.Path(__file__).parent / "model" / "mini"
 
@@ -44,7 +46,7 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
     Raises:
       UserError: missing or damaged weights, an unsupported architecture, or a mesh that does not divide the model.
     """
-    source, path = config.model.source, find(config.model.source)
+    path = find(config.model.source)
     if path is None:
         tokenizer = Tokenizer(mini_tokenizer.train(tokenizer_texts(), config.model.architecture.vocab_size))
         model_config = _random_config(config.model.architecture, tokenizer)
@@ -54,16 +56,44 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
             out_shardings=param_shardings(model_config, mesh),
         )
         params = initialise(jax.random.key(config.seed))
-        name = "random"
-    elif path.is_file():
-        model_config, params = gguf_weights.load(path, mesh, jnp.float32)
+        return Strategist("random", model_config, params, tokenizer, ConversationFormat(tokenizer))
+    return _from_files(path, mesh, jnp.float32)
+
+
+def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTypeLike = jnp.float32) -> Strategist:
+    """A strategist to use and not to train, on one device, with parameters of `dtype`.
+
+    Args:
+      source: a run's folder, or its folder of checkpoints, or whatever `find` knows but "random".
+      step: which of a run's checkpoints, the newest whole one if None.
+
+    Raises:
+      UserError: there is nothing, it is damaged, or `step` is given and `source` is no run.
+    """
+    folder = pathlib.Path(source)
+    if (folder / "checkpoints").is_dir() or (folder.parent / "tokenizer").is_dir() and folder.name == "checkpoints":
+        run = run_of(folder)
+        model, params, _ = restore_params(run / "checkpoints", step)
+        tokenizer = Tokenizer.load(run / "tokenizer")
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+        return Strategist(run.absolute().name, LlamaConfig.from_hf(model), params, tokenizer, ConversationFormat(tokenizer))
+    path = find(source)
+    if path is None:
+        raise UserError("random weights are only for training: give a run's folder, a Hugging Face folder, or mini.")
+    if step is not None:
+        raise UserError(f"{source} is no run's folder and has no steps: leave the step out.")
+    return _from_files(path, None, dtype)
+
+
+def _from_files(path: pathlib.Path, mesh: Mesh | None, dtype: jax.typing.DTypeLike) -> Strategist:
+    """From a .gguf file or a Hugging Face folder."""
+    if path.is_file():
+        model_config, params = gguf_weights.load(path, mesh, dtype)
         tokenizer = Tokenizer(gguf_weights.tokenizer(path))
-        name = path.stem
     else:
-        model_config, params = hf_weights.load(path, mesh, jnp.float32)
+        model_config, params = hf_weights.load(path, mesh, dtype)
         tokenizer = Tokenizer.load(path)
-        name = "mini" if source == "mini" else path.name
-    return Strategist(name, model_config, params, tokenizer, ConversationFormat(tokenizer))
+    return Strategist(path.stem if path.is_file() else path.name, model_config, params, tokenizer, ConversationFormat(tokenizer))
 
 
 def find(source: str) -> pathlib.Path | None:
