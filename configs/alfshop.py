@@ -36,16 +36,17 @@ def mini(config: ConfigDict) -> None:
     """The embedded default."""
     config.model.source = "mini"
     config.model.remat = "dots"
-    config.rounds = 6
-    config.rollout.episodes = 128
-    config.learn.learning_rate = 1e-4
-    config.learn.accumulation = 8
+    config.environments.alfworld.share = 2.0  # households are longer, and harder to learn
+    config.rounds = 10
+    config.rollout.episodes = 192
+    config.learn.learning_rate = 2e-4
+    config.learn.accumulation = 6
     config.learn.clip_low = 0.2
     config.learn.clip_high = 0.2
     config.credit.discount = 0.8  # what a strategy does to the next few moves says most about it
     config.learn.schedule = "constant"
-    config.evaluate.tasks = 128
-    config.evaluate.every = 6
+    config.evaluate.tasks = 200
+    config.evaluate.every = 10
 
 
 def smollm2(config: ConfigDict) -> None:
