@@ -10,8 +10,9 @@ Everything here is numpy in float64 on the host.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ def estimate(name: str, trajectories: Sequence[Trajectory], **options: Any) -> N
         near = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)
         raise UserError(f"no credit estimator is called {name!r}: did you mean {near[0]!r}? There are {', '.join(sorted(ESTIMATORS))}.")
     ESTIMATORS[name](trajectories, **options)
+
+
+def options_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that the estimator `name` takes."""
+    taken = inspect.signature(ESTIMATORS[name]).parameters
+    return {option: value for option, value in settings.items() if option in taken}
 
 
 # --- building blocks ----------------------------------------------------------------------------------------------------------------------

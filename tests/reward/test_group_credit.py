@@ -80,6 +80,13 @@ def test_what_every_group_estimator_keeps(name: str) -> None:
         np.testing.assert_allclose(np.concatenate([advantages(each) for each in shifted]), np.concatenate(before), atol=1e-9)
 
 
+def test_a_configuration_gives_an_estimator_what_it_takes() -> None:
+    settings = {"estimator": "gigpo", "discount": 0.5, "process_weight": 2.0, "normalise": False, "anchor_weight": 3.0, "permute": True}
+    assert credit.options_of("gigpo", settings) == {"discount": 0.5, "process_weight": 2.0, "normalise": False, "anchor_weight": 3.0}
+    assert credit.options_of("rloo", settings) == {"process_weight": 2.0}
+    assert credit.options_of("epo", settings) == {"discount": 0.5}
+
+
 @pytest.mark.parametrize("name", GROUP_ESTIMATORS)
 def test_equal_episodes_give_exactly_zero(name: str) -> None:
     group = [episode("t", 0.1) for _ in range(3)]  # 0.1 three times: their mean is not 0.1 in floating point
