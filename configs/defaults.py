@@ -50,6 +50,7 @@ def get_defaults() -> ConfigDict:
 
     config.rollout = ConfigDict()
     config.rollout.episodes = 96  # a round
+    config.rollout.group_size = 1  # times that each task of a round is played; the group estimators need 2 or more
     config.rollout.temperature = 1.0
     config.rollout.top_k = 0  # 0: no limit
     config.rollout.top_p = 1.0
@@ -75,10 +76,13 @@ def get_defaults() -> ConfigDict:
     config.api.offline = False  # asks no server: what the cache does not hold fails
 
     config.credit = ConfigDict()
-    config.credit.estimator = "reinforce"  # epo (as published) | reinforce
+    # epo (as published) | reinforce | grpo, dr_grpo, rloo, gigpo (compare a task's episodes: rollout.group_size); a field below that an
+    # estimator does not have is not used
+    config.credit.estimator = "reinforce"
     config.credit.discount = 0.99
-    config.credit.process_weight = 1.0  # reinforce: weight of the process reward beside the outcome
-    config.credit.normalise = True  # reinforce: divide by the batch's standard deviation
+    config.credit.process_weight = 1.0  # of the process reward beside the outcome; not in epo
+    config.credit.normalise = True  # reinforce, gigpo: divide by the standard deviation
+    config.credit.anchor_weight = 1.0  # gigpo: of the comparison of turns spoken in one state
     config.credit.permute = False  # the control: advantages change places across episodes
 
     config.learn = ConfigDict()

@@ -36,6 +36,7 @@ from epo_jax.partners import Partners
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
+from epo_jax.reward.group_credit import GROUP_ESTIMATORS
 from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, play_episodes
 from epo_jax.run_folder import RunFolder
@@ -128,7 +129,7 @@ class Run:
     def play(self, values: dict[str, float]) -> list[Trajectory]:
         """The round's episodes; those that an earlier start already played with the same weights are read back."""
         round, rollout = self.learner.position.round, self.config.rollout
-        episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=round)
+        episodes = episodes_of_round(self.task_sets, count=rollout.episodes, group_size=rollout.group_size, seed=self.config.seed, round=round)
         sampling = self._sampling(rollout.temperature)
         return self._play(f"round {round + 1} play", episodes, sampling, self.folder.trajectories(round), values)
 
@@ -136,9 +137,7 @@ class Run:
         """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
         start, settings = time.monotonic(), self.config.credit
         counts = self._judge(trajectories)
-        options = {"discount": settings.discount}
-        if settings.estimator == "reinforce":
-            options |= {"process_weight": settings.process_weight, "normalise": settings.normalise}
+        options = credit.options_of(settings.estimator, settings.to_dict())
         for group in by_environment(trajectories).values():  # a baseline over both would say which environment is the easier one
             credit.estimate(settings.estimator, group, **options)
             if settings.permute:
@@ -348,6 +347,11 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     credit.estimate(config.credit.estimator, [])
+    size, episodes = config.rollout.group_size, config.rollout.episodes
+    if size < 1 or episodes % size:
+        raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")
+    if size == 1 and config.credit.estimator in GROUP_ESTIMATORS:
+        raise UserError(f"credit.estimator {config.credit.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
     check_buckets(config.learn.length_buckets, config.learn.max_length)
 
 

@@ -150,9 +150,12 @@ async def play_episodes(
     return sorted(finished, key=lambda trajectory: trajectory.extra["index"])
 
 
-def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int) -> list[Episode]:
-    """The episodes of a round: every task set's share, its tasks in an order that depends on (seed, round) alone (tasks.dealt)."""
-    return [Episode(index, *dealt(task_sets, index, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
+def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int, group_size: int = 1) -> list[Episode]:
+    """The episodes of a round: every task set's share, its tasks in an order that depends on (seed, round) alone (tasks.dealt).
+
+    Each task is played `group_size` times in a row, by episodes of different seeds.
+    """
+    return [Episode(index, *dealt(task_sets, index // group_size, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
 
 
 def episodes_of_evaluation(task_sets: Sequence[TaskSet]) -> list[Episode]:
