@@ -4,7 +4,7 @@
 2. What is left is read sentence by sentence, in lower case. A sentence that ends with "?" only asks.
 3. An *offer* is a sentence "I offer X" where X names every issue of the game exactly once, each with one of its options, divided by commas or
    "and": "I offer price $45, delivery friday." In a game over one issue its name may be left out, and "$" always. Nothing else may stand in
-   the sentence: "I offer price $45 if you pay first" is no offer.
+   the sentence: "I offer price $45 if you pay first" is no offer. What is said in other sentences changes no offer.
 4. An *acceptance* is the sentence "I accept", alone or with "your offer", "the offer", "the deal" or "it"; or "I accept X" with X as in an
    offer, which must be the very deal that stands. It counts only if the other seat has an offer standing.
 5. A speech with two offers, or with an offer and an acceptance, is ambiguous: neither counts.
@@ -25,8 +25,8 @@ from envs.sotopia.bargaining import Deal, Issue
 
 QUESTION = "What matters most to you?"
 
-_QUOTED = re.compile(r"[\"“”«»][^\"“”«»]*(?:[\"“”«»]|$)")
-_SENTENCE = re.compile(r"[^.!?]+[.!?]*")
+_QUOTED = re.compile(r"[\"“”„«»][^\"“”„«»]*(?:[\"“”„«»]|$)")
+_SENTENCE = re.compile(r"(?:[^.!?]|\.(?=[0-9]))+[.!?]*")  # a point before a digit ends no sentence
 _ACCEPT = re.compile(r"i accept(?: (?:your offer|the offer|the deal|it))?")
 _DIVIDER = re.compile(r"\s*(?:,|;|\band\b)\s*")
 _NUMBER = re.compile(r"[$€]\s*([0-9]+)")

@@ -4,7 +4,7 @@ The folder (SOTOPIA_DATA) holds `environment_profiles.jsonl`, `agent_profiles.js
 `hard`, `train` and `dev` also `sotopia_pi_used_env.json`. `relationship_profiles.jsonl` is checked where it is there, but nobody is shown its
 stories: how two characters stand to each other is the scenario's `relationship`, which is what visibility depends on.
 
-- `all`: the 450 combinations, five of each of 90 scenarios, in the file's order.
+- `all`: the 450 combinations, five of each of the 90 scenarios in the list `sotopia_env` (where that file is missing: all there are), in order.
 - `hard`: the 70 of the 14 scenarios in the list `sotopia_hard_env`.
 - `train`, `dev`: the combinations of the scenarios listed under `SFT-round-1` and the three `selftrain-round-…`, and under `dev-round-1`. Those are
   410 scenarios of SOTOPIA-π, none of which is among the 90: the evaluation set's files do not hold them. The splits work where the folder's
@@ -32,7 +32,7 @@ SCENARIOS, CHARACTERS, COMBINATIONS = "environment_profiles.jsonl", "agent_profi
 RELATIONSHIPS, USED = "relationship_profiles.jsonl", "sotopia_pi_used_env.json"
 
 # split -> how the keys of USED begin that list its scenarios.
-_LISTS = {"hard": ("sotopia_hard_env",), "train": ("SFT-round-", "selftrain-round-"), "dev": ("dev-round-",)}
+_LISTS = {"all": ("sotopia_env",), "hard": ("sotopia_hard_env",), "train": ("SFT-round-", "selftrain-round-"), "dev": ("dev-round-",)}
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _Record = TypeVar("_Record")
 
@@ -55,7 +55,7 @@ def combinations(data: str | os.PathLike | None, split: str) -> tuple[Combinatio
     """The combinations of a split, in the file's order. UserError if a file is missing or damaged, or lists none for this split."""
     folder = data_folder(data)
     everything = _combinations(folder.resolve())
-    if split == "all":
+    if split == "all" and not (folder / USED).exists():
         return everything
     listed = _listed(folder.resolve())[split]
     found = tuple(combination for combination in everything if combination.scenario.id in listed)
@@ -67,6 +67,20 @@ def combinations(data: str | os.PathLike | None, split: str) -> tuple[Combinatio
     return found
 
 
+def combination(data: str | os.PathLike | None, identifier: str) -> Combination:
+    """One combination by its combo_id; UserError if there is none."""
+    folder = data_folder(data)
+    found = _by_id(folder.resolve()).get(identifier)
+    if found is None:
+        raise UserError(f"{folder / COMBINATIONS} holds no combination {identifier!r}: use an id that tasks('all') lists")
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _by_id(folder: pathlib.Path) -> dict[str, Combination]:
+    return {combination.id: combination for combination in _combinations(folder)}
+
+
 @functools.lru_cache(maxsize=4)
 def _combinations(folder: pathlib.Path) -> tuple[Combination, ...]:
     scenarios = {scenario.id: scenario for scenario in _records(folder / SCENARIOS, _scenario)}
@@ -74,7 +88,7 @@ def _combinations(folder: pathlib.Path) -> tuple[Combination, ...]:
     if (folder / RELATIONSHIPS).exists():
         _records(folder / RELATIONSHIPS, lambda record: _relationship(record["relationship"]))
 
-    def combination(record: dict[str, Any]) -> Combination:
+    def read(record: dict[str, Any]) -> Combination:
         identifier, pair = _identifier(record["combo_id"]), record["agent_ids"]
         if not isinstance(pair, list) or len(pair) != 2:
             raise ValueError("agent_ids must be two characters")
@@ -83,7 +97,7 @@ def _combinations(folder: pathlib.Path) -> tuple[Combination, ...]:
                 raise ValueError(f"there is no {name!r}")
         return Combination(identifier, scenarios[record["env_id"]], (characters[pair[0]], characters[pair[1]]))
 
-    found = _records(folder / COMBINATIONS, combination)
+    found = _records(folder / COMBINATIONS, read)
     if len({combination.id for combination in found}) < len(found):
         raise UserError(f"{folder / COMBINATIONS} names a combo_id twice: download it again")
     return tuple(found)
