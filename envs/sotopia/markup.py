@@ -7,6 +7,7 @@ viewer's tag that is never closed: a damaged text shows too little rather than t
 
 from __future__ import annotations
 
+import collections
 import re
 
 _SHOWN = frozenset({"root", "p", "extra_info", "clarification_hint", "strategy_hint"})
@@ -17,21 +18,26 @@ def visible(text: str, viewer: str) -> str:
     """What `viewer` reads of a text. "environment" (and so the evaluator) reads everything."""
     shown: list[str] = []
     open_tags: list[tuple[str, bool]] = []  # (name, whether its content is shown)
-    position = 0
+    open_names: collections.Counter[str] = collections.Counter()
+    hidden = position = 0
     for tag in _TAG.finditer(text):
-        if all(shows for _, shows in open_tags):
+        if not hidden:
             shown.append(text[position : tag.start()])
         position = tag.end()
         closing, name, double, single = tag.groups()
         if closing:
             # Closes the innermost tag of that name and what was left open inside it; one that was never opened closes nothing.
-            for depth in range(len(open_tags) - 1, -1, -1):
-                if open_tags[depth][0] == name:
-                    del open_tags[depth:]
-                    break
+            closed = None
+            while open_names[name] and closed != name:
+                closed, shows = open_tags.pop()
+                open_names[closed] -= 1
+                hidden -= not shows
         else:
             reader = double if double is not None else single
-            open_tags.append((name, viewer == "environment" or (name in _SHOWN and reader in (None, viewer))))
-    if all(shows for _, shows in open_tags):
+            shows = viewer == "environment" or (name in _SHOWN and reader in (None, viewer))
+            open_tags.append((name, shows))
+            open_names[name] += 1
+            hidden += not shows
+    if not hidden:
         shown.append(text[position:])
     return "".join(shown).strip()

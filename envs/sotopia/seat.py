@@ -68,6 +68,8 @@ class SotopiaSeat:
 
     def find_task(self, identifier: str, split: str | None = None) -> SeatTask:
         """The task with this id; a combination's id alone is its first listed seat, and with a split the rest of the id is enough."""
+        if split is not None:
+            identifier = identifier.removeprefix(f"{split}/")
         combination, _, seat = identifier.rpartition("/")
         if combination and seat in ("0", "1") and (split is not None or "/" in combination):
             return SeatTask(self.environment.find_task(combination, split), int(seat))
@@ -105,9 +107,12 @@ class SotopiaSeat:
             move = self._own.choose(action, self.view())
         self.environment.step(self.task.seat, move)
         self._partner_moves()
-        observation = "\n".join([*([fault] if fault else []), *self._lines(before)])
+        lines = [*([fault] if fault else []), *self._lines(before)]
+        if self.done and not self._brief:
+            goal = self.environment.goal(self.task.seat)
+            lines.append("The conversation is over." if goal is None else f"The conversation is over. Your goal score: {goal:.1f} of 10.")
         reward = (self.outcome or 0.0) if self.done else 0.0
-        return observation, reward, self.done, self._info() | ({"fault": fault} if fault else {})
+        return "\n".join(lines), reward, self.done, self._info() | ({"fault": fault} if fault else {})
 
     def _partner_moves(self) -> None:
         seat = 1 - self.task.seat
