@@ -42,7 +42,7 @@ PHRASES = {
     CONCEDE: "concede|give in|yield|soften|generous|closer|give ground|lot",
     TRADE: "trade|swap|in return|exchange|package|trade off",
 }
-KEEP = ("keep", "hold", "insist on", "ask for", "want", "need", "demand", "push", "secure", "for", "on")
+KEEP = ("keep", "hold", "insist on", "ask for", "want", "need", "demand", "push", "secure", "for")
 YIELD = ("give them", "give", "let them have", "grant", "concede", "yield", "drop", "trade", "swap", "offer them", "give up")
 LEVELS = (HIGH, HOLD, LITTLE, HALFWAY, CONCEDE)
 
