@@ -3,7 +3,7 @@
 It asks for nearly everything first and gives way late: the share it wants falls from OPENING to CLOSING as the time runs, slowly at first. Of
 deals that are as good to it, it wants the one nearest to what the other asks for, which is how both gain where issues matter differently. It moves at
 least a little each time, since some partners leave where nothing moves, takes an offer as good as what it would ask for next, and in its last turn any
-offer that is better than none. In a conversation it asks for what it wishes to learn, tells what it wishes to tell, and then stays and listens.
+offer that is better than none. In a conversation it answers what it need not keep, asks for what it wishes to learn, tells what it wishes to tell, and then listens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import dataclasses
 from envs.sotopia.bargaining import Deal, spoken
 from envs.sotopia.negotiator import Position, deal_worth, position_of
 from envs.sotopia.scenario import View
-from envs.sotopia.topics import LEARN, TELL, fulfilled
+from envs.sotopia.talker import asked_in
+from envs.sotopia.topics import KEEP, LEARN, TELL, fulfilled
 
 OPENING, CLOSING, EXPONENT = 0.95, 0.3, 1.8
 LEAST_STEP = 0.02
@@ -65,7 +66,13 @@ def _point(position: Position, deal: Deal) -> str:
 
 
 def _talk(view: View) -> Decision:
-    for wish in view.topics.wishes if view.topics else ():
+    if view.topics is None:
+        return Decision("listen")
+    kept = {wish.topic for wish in view.topics.wishes if wish.kind == KEEP}
+    asked = asked_in(view.history[-1][1]) if view.history else []
+    if answers := [topic.name for topic in view.topics.topics if topic.name in asked and topic.name not in kept]:
+        return Decision("tell", topic=answers[0])
+    for wish in view.topics.wishes:
         if wish.kind in (LEARN, TELL) and not fulfilled(wish, view.seat, view.history):
             return Decision("ask" if wish.kind == LEARN else "tell", topic=wish.topic)
     return Decision("listen")

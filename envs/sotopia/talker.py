@@ -36,8 +36,8 @@ def choose(strategy: str | None, view: View, seed: int) -> Action:
                 return Action(SPEAK, f"May I ask about the {named}?")
             if word in _TELL and (own := next((name for name in said[place + 1 :] if name in topics), None)):
                 return Action(SPEAK, topics[own].tells)
-    asked = [name for seat, action in view.history if seat != view.seat for name in _asked(action)]
-    if view.history and _asked(view.history[-1][1]) and asked and (topic := topics.get(asked[-1])) is not None:
+    asked = [name for seat, action in view.history if seat != view.seat for name in asked_in(action)]
+    if view.history and asked_in(view.history[-1][1]) and asked and (topic := topics.get(asked[-1])) is not None:
         return Action(SPEAK, _EVASION if topic.guarded and asked.count(topic.name) < 2 else topic.tells)
     return Action(SPEAK, random.Random(f"{seed}/{view.turn}").choice(_SMALL_TALK))
 
@@ -48,7 +48,7 @@ def _topic_after(said: list[str], place: int) -> str | None:
     return rest[0] if rest else None
 
 
-def _asked(action: Action) -> list[str]:
+def asked_in(action: Action) -> list[str]:
     """The topics that an action asks for."""
     if action.action_type != SPEAK:
         return []
