@@ -140,7 +140,7 @@ def position_of(view: View) -> Position:
     own, theirs = ledger.offers[view.seat], ledger.standing[1 - view.seat]
     first = view.seat
     last = first + 2 * ((view.max_turns - 1 - first) // 2)
-    elapsed = (view.turn - first) / (last - first) if last > first else 1.0
+    elapsed = min(1.0, max(0.0, (view.turn - first) / (last - first))) if last > first else 1.0
     return Position(view.side, ledger, view.seat, own[-1] if own else None, theirs, elapsed)
 
 
