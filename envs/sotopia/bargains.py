@@ -75,7 +75,8 @@ BARGAINS = (
     Bargain("night_shifts", "exchange", "{a} and {b} swap shifts: how many nights {a} takes over, how many weekends {b} takes over.",
             ("Give few nights for many weekends.", "Give few weekends for many nights."), _ACQUAINTANCE,
             (PlannedIssue("nights", ("0", "1", "2", "3", "4"), 1), PlannedIssue("weekends", ("0", "1", "2", "3"), 0))),
-    Bargain("borrow_van", "persuasion", "{a} wants to borrow the van of {b} for a few days. Open are also how much of the fuel {a} pays, and a favour in return.",
+    Bargain("borrow_van", "persuasion", "{a} wants to borrow the van of {b} for a few days. Open are also the part of the fuel that {a} pays, and"
+            " a favour in return.",
             ("Persuade the owner to lend the van for long and for little.", "Keep the van at hand, or be well thanked for it."), _FRIEND,
             (PlannedIssue("days", ("1", "2", "3", "4", "5"), 0), PlannedIssue("fuel", ("none", "half", "full"), 1),
              PlannedIssue("favour", ("none", "dinner", "painting"), 1))),
@@ -95,7 +96,8 @@ BARGAINS = (
             ("Have a large share and a late start.", "Have a large share and an early start."), _ACQUAINTANCE,
             (PlannedIssue("share", ("30", "40", "50", "60", "70"), 0), PlannedIssue("opening", ("may", "june", "july", "august"), 0),
              PlannedIssue("hours", ("4", "6", "8"), None))),
-    Bargain("joint_report", "collaboration", "{a} and {b} write a report: how many of six chapters {a} writes, the deadline, and at which place {a} is named.",
+    Bargain("joint_report", "collaboration", "{a} and {b} write a report: how many of six chapters {a} writes, the deadline, and the place at"
+            " which {a} is named.",
             ("Do little, late, and be named first.", "Do little, soon, and be named first."), _ACQUAINTANCE,
             (PlannedIssue("chapters", ("1", "2", "3", "4", "5"), 1), PlannedIssue("deadline", ("week 1", "week 2", "week 3", "week 4"), 0),
              PlannedIssue("place", ("second", "shared", "first"), 0))),

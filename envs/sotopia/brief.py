@@ -1,7 +1,7 @@
 """A bargaining game in few words, for models too small to read the full context: who one is, what one needs, and what was said.
 
-Left out are the biographies (but for the other's personality, where the seat may know it), the rule of agreement, and the points between the first and the last
-option of an issue, which rise or fall evenly.
+Left out are the biographies (but for the other's personality, where the seat may know it), the rule of agreement, and the points between the first
+and the last option of an issue, which rise or fall evenly.
 """
 
 from __future__ import annotations

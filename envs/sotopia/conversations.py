@@ -51,7 +51,8 @@ CONVERSATIONS = (
     ),
     _scenario(
         "sick_leave", "accommodation", Relationship.ACQUAINTANCE, "{a} asks {b}, a colleague, how the week was. {b} was away.",
-        ("Find out why the other was away, and tell that the meeting is moved.", "Keep private that you had an interview, and learn when the meeting is."),
+        ("Find out why the other was away, and tell that the meeting is moved.",
+         "Keep private that you had an interview, and learn when the meeting is."),
         TopicSide((Topic("meeting", "The meeting is now on Monday."),),
                   (Wish(LEARN, "absence", ("interview",)), Wish(TELL, "meeting", ("monday",)))),
         TopicSide((Topic("absence", "I had an interview.", guarded=True), Topic("week", "The week was long.")),

@@ -4,8 +4,8 @@ Splits `all`, `hard`, `train` and `dev` are SOTOPIA's own combinations (loader.p
 `generated:train` and `generated:eval` are bargaining games made by the project, of which a rule scores the outcome; no game is in both.
 `generated:scenarios` is one of each of the project's scenarios, with those that are only talk.
 
-Whoever moves a seat (a model, a person, a scripted negotiator) asks for `turn`, reads `view(seat)`, and plays `step(seat, action)`. One seat alone, against
-a scripted partner, is seat.py.
+Whoever moves a seat (a model, a person, a scripted negotiator) asks for `turn`, reads `view(seat)`, and plays `step(seat, action)`. One seat alone,
+against a scripted partner, is seat.py.
 """
 
 from __future__ import annotations
@@ -178,7 +178,10 @@ class SotopiaEnvironment:
         return None if goal is None else goal / 10
 
     def progress(self, seat: int) -> float:
-        """How well a seat stands, in [0, 1]: its outcome if it accepted what the other offers now, and at the end its outcome. 0 where no rule says."""
+        """How well a seat stands, in [0, 1]: its outcome if it accepted what the other offers now, and at the end its outcome.
+
+        Without a game: the proxy's score so far, or 0 where no rule says.
+        """
         conversation = self._talking()
         game = conversation.combination.scenario.game
         if game and conversation.end is None:

@@ -2,8 +2,9 @@
 
 It asks for nearly everything first and gives way late: the share it wants falls from OPENING to CLOSING as the time runs, slowly at first. Of
 deals that are as good to it, it wants the one nearest to what the other asks for, which is how both gain where issues matter differently. It moves at
-least a little each time, since some partners leave where nothing moves, takes an offer as good as what it would ask for next, and in its last turn any
-offer that is better than none. In a conversation it answers what it need not keep, asks for what it wishes to learn, tells what it wishes to tell, and then listens.
+least a little each time, since some partners leave where nothing moves, takes an offer as good as what it would ask for next, and in its last turn
+any offer that is better than none. In a conversation it answers what it need not keep, asks for what it wishes to learn, tells what it wishes to
+tell, and then listens.
 """
 
 from __future__ import annotations

@@ -3,19 +3,23 @@
 A negotiator measures every deal by its own share (bargaining.Side.share: 1 is its dream, 0 no better than none). In its turn it makes up its
 mind about the deal to say, and says "I accept." instead if the other's offer is at least as good to it. The deal is
 
-- as the words want it, where they say something (advice.py). The level is the share to ask for, counted from its own last offer (1 if there was none):
-  *high* and *hold* stay there (*hold* opens at HOLD_OPENING), *little* goes down by LITTLE_STEP, *concede* by CONCEDE_STEP, *halfway* to the middle between it and the
-  other's offer. Options that are wanted are in the deal, or it is what was last offered but for the issues kept and given; *trade* takes, of deals
-  that are about as good, the nearest to the other's. A deal that is no better than none is never said, nor accepted, whatever the words say.
-  *accept* with a wanted option accepts only what is as good as that; with nothing to accept it goes halfway. At its last turn an advised negotiator
-  does what it is told: holding then means no deal.
-- else by its temper. `plain`, the default: opens at PLAIN_OPENING, then always meets the other halfway, and takes whatever is better than nothing in its last
-  turn. The others are partners: `eager` gives way early, `steady` evenly, `stubborn` late, `mirror` as much as it is given, `impatient` evenly, but it
-  leaves when three offers in a row brought it nothing. They look for the deal nearest to the other's, end at their pride (PRIDE, the share below which
-  they would rather have no deal), vary a little by seed, say what matters most if they are asked, and press on a limit that was revealed to them.
+- as the words want it, where they say something (advice.py). The level is the share to ask for, counted from its own last offer (1 if there was
+  none): *high* and *hold* stay there (*hold* opens at HOLD_OPENING), *little* goes down by LITTLE_STEP, *concede* by CONCEDE_STEP, *halfway* to the
+  middle between it and the other's offer. Options that are wanted are in the deal, or it is what was last offered but for the issues kept and given;
+  *trade* takes, of deals that are about as good, the nearest to the other's. A deal that is no better than none is never said, nor accepted,
+  whatever the words say. *accept* with a wanted option accepts only what is as good as that; with nothing to accept it goes halfway. At its last
+  turn an advised negotiator does what it is told: holding then means no deal.
+- else by its temper. `plain`, the default: opens at PLAIN_OPENING, then always meets the other halfway, and takes whatever is better than nothing in
+  its last turn. The others are partners: `eager` gives way early, `steady` evenly, `stubborn` late, `mirror` as much as it is given, `impatient`
+  evenly, but it leaves when three offers in a row brought it nothing. They look for the deal nearest to the other's, end at their pride (PRIDE, the
+  share below which they would rather have no deal), vary a little by seed, say what matters most if they are asked, and press on a limit that was
+  revealed to them.
 
-It never says its limit unless the words tell it to ("reveal your limit"), and never offers a deal that is worth only that. Choosing is a pure function of
-(strategy, view): nothing is remembered that is not in the view's history. In a conversation without a game it talks (talker.py).
+It never says its limit unless the words tell it to ("reveal your limit"), and never offers a deal that is worth only that. Choosing is a pure
+function of (strategy, view): nothing is remembered that is not in the view's history. In a conversation without a game it talks (talker.py).
+
+What words are worth, as mean goal scores of 204 games of `generated:eval` against tempered partners: 3.0 without any, 0.3 "hold firm", 2.3 "meet
+halfway", 3.7 "concede", 4.9 "concede slowly" with "accept their offer" in the last turn, 1.3 random words of advice, 6.0 the expert's precise words.
 """
 
 from __future__ import annotations
@@ -151,7 +155,8 @@ def _advised(advice: Advice, position: Position) -> Deal | None:
     for issue in advice.keep:
         fixed[issue] = max(range(len(side.points[issue])), key=side.points[issue].__getitem__)
     for issue in advice.give:
-        fixed[issue] = position.theirs[issue] if position.theirs is not None else min(range(len(side.points[issue])), key=side.points[issue].__getitem__)
+        worst = min(range(len(side.points[issue])), key=side.points[issue].__getitem__)
+        fixed[issue] = position.theirs[issue] if position.theirs is not None else worst
     trade = words.TRADE in advice.moves
     level = _level(advice, position)
     if fixed:

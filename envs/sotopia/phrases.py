@@ -1,7 +1,7 @@
 """Puts the expert's decisions into a strategist's words: `Strategy: …` of at most ten words, from precise to vague.
 
-Four styles, as in the other environments. `exact` names the whole deal; `plain` names the point that changes; `loose` says the direction only; `vague`
-says hardly anything, and leaves the negotiator to its plain policy.
+Four styles, as in the other environments. `exact` names the whole deal; `plain` names the point that changes; `loose` says the direction only;
+`vague` says hardly anything, and leaves the negotiator to its plain policy.
 """
 
 from __future__ import annotations

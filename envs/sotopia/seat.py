@@ -2,8 +2,9 @@
 
 `step` takes one of two things. An action as JSON, `{"action_type": …, "argument": …}`, as a model that acts would give it; what begins like JSON and
 cannot be read is the action `none`, and the observation begins with the sentence that says why. Anything else is words: the seat's own plain
-negotiator (negotiator.py) hears them as advice and makes the move. So the embedded actor has nothing to choose: `admissible` lists `envs.ANYTHING`, at
-which it passes the strategist's words on, but for their label (epo_jax/rollout/literal.py), and which words make a good move is what the strategist learns.
+negotiator (negotiator.py) hears them as advice and makes the move. So the embedded actor has nothing to choose: `admissible` lists `envs.ANYTHING`,
+at which it passes the strategist's words on, but for their label (epo_jax/rollout/literal.py), and which words make a good move is what the
+strategist learns.
 """
 
 from __future__ import annotations

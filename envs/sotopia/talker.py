@@ -17,6 +17,7 @@ from envs.sotopia.agreement import sentences
 from envs.sotopia.scenario import View
 
 _ASK, _TELL = frozenset(("ask", "inquire", "question", "learn")), frozenset(("tell", "mention", "say", "admit", "share", "reveal"))
+_LEADING_UP = frozenset(("about", "for", "the", "their", "again", "them", "of", "once", "more"))
 _ASKED = re.compile(r"may i ask about the ([a-z]+)\?")
 _SMALL_TALK = ("I see.", "That is good to hear.", "Let us think about it.", "It has been a long day.", "Quite so.", "Who knows.")
 _EVASION = "I would rather not speak of that."
@@ -43,9 +44,8 @@ def choose(strategy: str | None, view: View, seed: int) -> Action:
 
 
 def _topic_after(said: list[str], place: int) -> str | None:
-    """The last word after "ask", without what only leads up to it: "ask about the party again" asks for the party."""
-    rest = [word for word in said[place + 1 :] if word.isalpha() and word not in ("about", "for", "the", "their", "again", "them", "of", "once", "more")]
-    return rest[0] if rest else None
+    """The first word after "ask" that does not only lead up to something: "ask them about the party" asks for the party."""
+    return next((word for word in said[place + 1 :] if word.isalpha() and word not in _LEADING_UP), None)
 
 
 def asked_in(action: Action) -> list[str]:

@@ -55,7 +55,10 @@ def test_every_deal_is_read_as_it_is_spoken():
             assert read_deal(issues, spoken(issues, deal)) == deal
 
 
-@pytest.mark.parametrize("acceptance", ["I accept.", "I accept", "Fine! I accept your offer.", "i ACCEPT the deal!", "I accept it. Thank you.", "I accept price $45."])
+@pytest.mark.parametrize(
+    "acceptance",
+    ["I accept.", "I accept", "Fine! I accept your offer.", "i ACCEPT the deal!", "I accept it. Thank you.", "I accept price $45."],
+)
 def test_agreements(acceptance):
     assert deal_after(PRICE, "Hello there. I offer price $45. It is a good one!", acceptance) == (1,)
 

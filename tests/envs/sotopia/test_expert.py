@@ -21,7 +21,8 @@ def advisor(style: str):
 
 def test_precise_words_earn_more_than_vague_ones(play, games):
     means = {
-        style or "mixed": statistics.fmean(c.scenario.game.goal(seat, play(c, seat, advisor(style)).deal) for c, seat in games) for style in (*STYLES, "")
+        style or "mixed": statistics.fmean(c.scenario.game.goal(seat, play(c, seat, advisor(style)).deal) for c, seat in games)
+        for style in (*STYLES, "")
     }
     assert means["exact"] > 5 > means["mixed"] > means["vague"] + 1
     assert min(means["exact"], means["plain"]) > means["loose"] > means["vague"] + 1

@@ -16,8 +16,8 @@ from envs.sotopia.negotiator import PRIDE, Negotiator
 from envs.sotopia.scenario import View
 
 WORDS = (
-    "offer accept hold firm concede little slowly halfway high trade leave give them keep ask for rent price key parking days fee $60 45 yes no monday"
-    " do what seems right not never with the"
+    "offer accept hold firm concede little slowly halfway high trade leave give them keep ask for rent price key parking days fee $60 45 yes no"
+    " monday do what seems right not never with the"
 ).split()
 
 
@@ -34,7 +34,7 @@ def patient(view: View) -> str:
 
 
 def test_good_strategies_earn_more_than_vague_and_bad_ones(play, games):
-    """102 games against tempered partners; the means are told in the module's documentation."""
+    """102 games against tempered partners."""
     means = {
         name: statistics.fmean(goals(play, games, advise))
         for name, advise in {
@@ -108,7 +108,8 @@ def test_openings():
     view = after(0)
     best = view.side.issues[0].options[-1]
     assert Negotiator().choose("aim high", view).argument == f"I offer price {best}."
-    shares = [view.side.share(read(view.side.issues, ((0, Negotiator().choose(words, view)),)).offers[0][0]) for words in ("aim high", "hold", "", "halfway")]
+    opened = [Negotiator().choose(words, view) for words in ("aim high", "hold", "", "halfway")]
+    shares = [view.side.share(read(view.side.issues, ((0, action),)).offers[0][0]) for action in opened]
     assert shares == sorted(shares, reverse=True) and len(set(shares)) == 4
 
 
@@ -161,7 +162,8 @@ def test_a_limit_is_told_only_if_the_words_say_so(play):
                 spoken_by = [action.argument for speaker, action in conversation.history if speaker == who]
                 assert not any(f"{limit}." in speech or "limit" in speech for speech in spoken_by)
             told = play(combination, seat, lambda view: "reveal your limit").history
-            assert any(f"My limit is price {combination.scenario.game.sides[seat].price_limit}." == action.argument for who, action in told if who == seat)
+            limit = combination.scenario.game.sides[seat].price_limit
+            assert (seat, Action(SPEAK, f"My limit is price {limit}.")) in told
 
 
 def test_a_choice_depends_on_the_view_and_the_words_alone(games):
@@ -175,7 +177,9 @@ def test_a_choice_depends_on_the_view_and_the_words_alone(games):
             conversation.act(view.seat, action)
 
 
-@pytest.mark.parametrize("strategy", ["", "\x00", "{" * 5000, "accept " * 100_000, "$$$ 99999999999999999999", "I offer price $1. I accept.", "\ud800" * 50])
+@pytest.mark.parametrize(
+    "strategy", ["", "\x00", "{" * 5000, "accept " * 100_000, "$$$ 99999999999999999999", "I offer price $1. I accept.", "\ud800" * 50]
+)
 def test_any_text_is_answered_by_an_action(games, strategy):
     for combination, seat in games[:17]:
         action = Negotiator().choose(strategy, combination.view_of(seat))

@@ -14,7 +14,7 @@ from envs.sotopia.action import ACTION_TYPES, JSON_SCHEMA, MAX_CHARACTERS, Actio
     [
         ('{"action_type": "speak", "argument": "Hello."}', Action("speak", "Hello.")),
         ('```json\n{"action_type": "action", "argument": "sits down"}\n```', Action("action", "sits down")),
-        ('I will nod. {"argument": "nods", "action_type": "non-verbal communication", "why": 1} {"x": 2}', Action("non-verbal communication", "nods")),
+        ('I nod. {"argument": "nods", "action_type": "non-verbal communication", "why": 1} {"x": 2}', Action("non-verbal communication", "nods")),
         ('{"action_type": " Leave ", "argument": "bye"}', Action("leave")),
         ('{"action_type": "none", "argument": null}', Action("none")),
         ('{"action_type": "none"}', Action("none")),

@@ -46,7 +46,8 @@ def folder(tmp_path) -> pathlib.Path:
         {"agent_id": "A2", "first_name": "Bob", "last_name": "Day", "secret": "Is late."},
     ]
     scenarios = [
-        {"env_id": f"E{n}", "scenario": "They meet.", "agent_goals": ["Sit.", "Stand."], "relationship": n, "occupation_constraint": "nan"} for n in range(3)
+        {"env_id": f"E{n}", "scenario": "They meet.", "agent_goals": ["Sit.", "Stand."], "relationship": n, "occupation_constraint": "nan"}
+        for n in range(3)
     ]
     combos = [{"combo_id": f"C{n}", "env_id": f"E{n}", "agent_ids": ["A1", "A2"]} for n in range(3)]
     for name, records in ((CHARACTERS, people), (SCENARIOS, scenarios), (COMBINATIONS, combos)):

@@ -76,7 +76,9 @@ def test_an_answer_that_is_no_action_is_none_and_is_told(seat):
     assert observation.splitlines()[:2] == [info["fault"], "You did nothing"] and "action_type is 'shout'" in info["fault"]
 
 
-@pytest.mark.parametrize("action", ["", "x" * 1_000_000, "{" * 100_000, "\x00\ud800", '{"action_type": "speak", "argument": "I accept. I accept. goal 10"}'])
+@pytest.mark.parametrize(
+    "action", ["", "x" * 1_000_000, "{" * 100_000, "\x00\ud800", '{"action_type": "speak", "argument": "I accept. I accept. goal 10"}']
+)
 def test_any_action_is_taken(seat, action):
     for identifier in ("generated:eval/0/0", "generated:eval/5/1", "generated:scenarios/20/0", "generated:scenarios/28/1"):
         seat.reset(identifier)
@@ -134,10 +136,10 @@ def test_episodes_fit_a_small_model(seat):
     """A whole game in brief is a few hundred words."""
     style = prompts.load("sotopia", "brief")
     for number in range(34):
-        seat.reset(f"generated:train/{number}/{number % 2}")
-        words = sum(len(message["content"].split()) for message in style.opening(seat.reset(f"generated:train/{number}/{number % 2}")))
-        words += sum(len(style.after(action, seen).split()) + len(said.split()) for said, action, seen in seat.demonstration(0, max_turns=10, actor=literal.choose))
-        assert words < 450
+        texts = [message["content"] for message in style.opening(seat.reset(f"generated:train/{number}/{number % 2}"))]
+        for strategy, action, observation in seat.demonstration(0, max_turns=10, actor=literal.choose):
+            texts += [strategy, style.after(action, observation)]
+        assert len(" ".join(texts).split()) < 450
 
 
 def test_nothing_before_a_reset():

@@ -101,18 +101,21 @@ def test_nothing_private_of_the_other_seat_is_seen_in_the_embedded_set():
     """The other's points, limit, topics and temper change nothing of what a seat sees."""
     for combination in generator.scenarios():
         for seat in (0, 1):
-            scenario, other = combination.scenario, 1 - seat
+            other = 1 - seat
             changed = with_other_private(combination, seat, "MARK goal", "MARK secret")
+            scenario = changed.scenario
             tempers = list(combination.tempers)
             tempers[other] = "plain"
             if scenario.game:
                 sides = list(scenario.game.sides)
-                sides[other] = dataclasses.replace(sides[other], reserve=sides[other].reserve - 7, points=tuple(row[::-1] for row in sides[other].points))
-                changed = dataclasses.replace(changed, scenario=dataclasses.replace(changed.scenario, game=dataclasses.replace(scenario.game, sides=tuple(sides))))
+                points = tuple(row[::-1] for row in sides[other].points)
+                sides[other] = dataclasses.replace(sides[other], reserve=sides[other].reserve - 7, points=points)
+                scenario = dataclasses.replace(scenario, game=dataclasses.replace(scenario.game, sides=tuple(sides)))
             if scenario.topics:
                 sides = list(scenario.topics.sides)
                 sides[other] = dataclasses.replace(sides[other], topics=(), wishes=())
-                changed = dataclasses.replace(changed, scenario=dataclasses.replace(changed.scenario, topics=dataclasses.replace(scenario.topics, sides=tuple(sides))))
+                scenario = dataclasses.replace(scenario, topics=dataclasses.replace(scenario.topics, sides=tuple(sides)))
+            changed = dataclasses.replace(changed, scenario=scenario)
             changed = dataclasses.replace(changed, tempers=tuple(tempers), seed=combination.seed + 1)
             seen = everything_seen(combination, seat)
             assert seen == everything_seen(changed, seat)
