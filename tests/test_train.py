@@ -30,7 +30,7 @@ from epo_jax.learn.learner import Position
 from epo_jax.mesh import make_mesh
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import Tokenizer
-from epo_jax.reward import judge
+from epo_jax.reward.judge import ProgressJudge
 from epo_jax.rollout import tasks
 from epo_jax.rollout.demonstrations import demonstrate
 from epo_jax.rollout.prompts import load
@@ -133,7 +133,8 @@ def test_both_environments_are_played_and_measured_together(unbroken):
 def test_a_batch_holds_both_environments_and_each_has_its_own_baseline(tmp_path, permute):
     """Whoever wins more often gains nothing by being of the easier environment; the control stays within an environment too."""
     run = Run.__new__(Run)
-    run.config, run.judge = tiny(tmp_path, **{"credit.permute": permute}), judge.make("progress")
+    run.config, run.stop = tiny(tmp_path, **{"credit.permute": permute}), StopRequest()
+    run.partners = SimpleNamespace(judge=ProgressJudge(), clients=SimpleNamespace(note=str))
     run.learner = SimpleNamespace(position=Position())
     run.folder = SimpleNamespace(trajectories=lambda round: tmp_path / "round.jsonl")
     outcomes = {"alfworld": [1.0] * 7 + [0.0], "webshop": [0.25] * 7 + [0.5]}

@@ -77,7 +77,8 @@ def test_a_loop_that_ends_in_the_middle_leaves_the_client_usable(server, make_cl
 
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started in the background may have inherited to ignore it
 from epo_jax.api.budget import Budget
 from epo_jax.api.cache import ReplyCache
 from epo_jax.api.client import ApiClient
@@ -111,7 +112,7 @@ def test_ctrl_c_leaves_nothing_half_done(server, tmp_path):
     for _ in range(4):
         hanging.acquire()
     process.send_signal(signal.SIGINT)
-    assert process.communicate() == ("interrupted\n", "") and process.returncode == 0
+    assert process.communicate(timeout=60) == ("interrupted\n", "") and process.returncode == 0
     assert len(ReplyCache(tmp_path / "r.sqlite")) <= 4
     assert sorted(path.name for path in tmp_path.iterdir() if "-" not in path.name) == ["r.sqlite", "s.sqlite"]
 

@@ -37,12 +37,13 @@ def test_each_task_comes_once_before_any_comes_twice():
     assert dealt_out != [dealt(sets, index, (3, 2)) for index in range(16)]
 
 
-@pytest.mark.parametrize("preset", ["mini", "smollm2"])
-def test_alfshop_mixes_both_environments_in_equal_shares(preset, monkeypatch):
+@pytest.mark.parametrize("preset, households", [("mini", 2 / 3), ("smollm2", 0.5)])
+def test_alfshop_mixes_both_environments(preset, households, monkeypatch):
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     monkeypatch.delenv("WEBSHOP_DATA", raising=False)
     sets = load(get_config(preset))
-    assert [(task_set.environment, task_set.share) for task_set in sets] == [("alfworld", 0.5), ("webshop", 0.5)]
+    assert [task_set.environment for task_set in sets] == ["alfworld", "webshop"]
+    assert [task_set.share for task_set in sets] == pytest.approx([households, 1 - households])
     assert all((task_set.train_split, task_set.eval_split) == ("generated:train", "generated:eval") for task_set in sets)
 
 
