@@ -14,6 +14,7 @@ from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
 from epo_jax.model import hf_weights
 from epo_jax.model.config import LlamaConfig
+from epo_jax.run_folder import run_of
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, or its folder of checkpoints.")
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write; it must not exist, or be empty.")
@@ -32,11 +33,7 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, step: int | None = No
 
     Raises `UserError` where there is no checkpoint or tokenizer, or if `output` already holds something.
     """
-    run = checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.parent
-    if not (run / "checkpoints").is_dir():
-        raise UserError(f"there is no run at {checkpoint}: give a run's folder, such as runs/alfshop.")
-    if not (run / "tokenizer").is_dir():
-        raise UserError(f"the run at {run} has no folder tokenizer: it is not whole.")
+    run = run_of(checkpoint)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already holds something: give another --output, or remove it first.")
     model, params, _ = restore_params(run / "checkpoints", step)

@@ -86,6 +86,16 @@ class RunFolder:
         return self.path / "strategist"
 
 
+def run_of(checkpoint: pathlib.Path) -> pathlib.Path:
+    """The folder of the run that `checkpoint` is, or whose folder of checkpoints it is. Raises `UserError` where there is no whole run."""
+    run = checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.parent
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"there is no run at {checkpoint}: give a run's folder, such as runs/alfshop.")
+    if not (run / "tokenizer").is_dir():
+        raise UserError(f"the run at {run} has no folder tokenizer: it is not whole.")
+    return run
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested configuration as one level, keys joined by dots; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}

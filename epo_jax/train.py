@@ -35,9 +35,10 @@ from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
 from epo_jax.rollout import actors, demonstrations, tasks
-from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, play_episodes
+from epo_jax.rollout.keep import play_and_keep
+from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round
 from epo_jax.run_folder import RunFolder
-from epo_jax.trajectory import Trajectory, append_jsonl, by_environment, read_jsonl, write_jsonl
+from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
 
@@ -182,42 +183,21 @@ class Run:
 
     def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
         """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
-        position = self.learner.position
-        kept = _already_played(path, episodes, self.engine.weights_version)
-        played = {trajectory.extra["index"] for trajectory in kept}
-        missing = [episode for episode in episodes if episode.index not in played]
         player = Player(
             engine=self.engine,
             conversation=self.strategist.conversation,
             actor=self.actor,
             sampling=sampling,
-            round=position.round,
+            round=self.learner.position.round,
             weights_version=self.engine.weights_version,
         )
-        before, start = self.engine.stats, time.monotonic()
-        write_jsonl(path, kept)
-        with bar(title, len(episodes)) as progress:
-            progress.advance(amount=len(played))
-            outcomes: list[float] = []
-
-            def on_finish(trajectory: Trajectory) -> None:
-                append_jsonl(path, trajectory)
-                outcomes.append(trajectory.outcome)
-                rate = (self.engine.stats["decode_tokens"] - before["decode_tokens"]) / max(progress.seconds, 1e-3)
-                progress.advance(f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s")
-
-            fresh = asyncio.run(
-                play_episodes(player, missing, at_once=self.config.rollout.slots, on_finish=on_finish, should_stop=lambda: self.stop.requested)
-            )
+        trajectories, figures = play_and_keep(
+            title, player, episodes, path, at_once=self.config.rollout.slots, should_stop=lambda: self.stop.requested
+        )
         if self.stop.requested:
             self.learner.save_and_stop()
-        after, seconds = self.engine.stats, time.monotonic() - start
-        values["seconds_play"] = seconds
-        values["episodes_per_second"] = len(fresh) / seconds
-        values["play_tokens_per_second"] = (after["decode_tokens"] - before["decode_tokens"]) / seconds
-        prompt = after["prompt_tokens"] - before["prompt_tokens"]
-        values["prefill_share"] = (after["prefill_tokens"] - before["prefill_tokens"]) / prompt if prompt else math.nan
-        return sorted([*kept, *fresh], key=lambda trajectory: trajectory.extra["index"])
+        values |= figures
+        return trajectories
 
     def _batches(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> Iterator[TrajectoryBatch]:
         """The round's batches: `epochs` passes, each in an order that depends on (seed, round, epoch) alone."""
@@ -269,23 +249,10 @@ class Run:
         return self.config.rounds * learn.epochs * math.ceil(self.config.rollout.episodes / (learn.rows * learn.accumulation))
 
     def _sampling(self, temperature: float) -> Sampling:
-        rollout = self.config.rollout
-        return Sampling(temperature=temperature, top_k=rollout.top_k, top_p=rollout.top_p, max_new_tokens=rollout.max_strategy_tokens)
+        return strategists.sampling(self.config, temperature)
 
     def _make_engine(self) -> Engine:
-        rollout = self.config.rollout
-        return Engine(
-            self.strategist.config,
-            self.learner.playing_params(),
-            stop_ids=self.strategist.conversation.stop_ids,
-            pad_id=self.strategist.tokenizer.pad_id,
-            slots=rollout.slots,
-            max_length=rollout.max_context,
-            decode_chunk=rollout.decode_chunk,
-            compute_dtype=self.config.model.compute_dtype,
-            mesh=self.mesh if self.mesh.size > 1 else None,
-            weights_version=self.learner.version,
-        )
+        return strategists.engine(self.strategist, self.learner.playing_params(), self.config, self.mesh, self.learner.version)
 
     def _renew_engine(self) -> None:
         self.engine.update_weights(self.learner.playing_params(), self.learner.version)
@@ -319,20 +286,6 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     credit.estimate(config.credit.estimator, [])
     check_buckets(config.learn.length_buckets, config.learn.max_length)
-
-
-def _already_played(path: Path, episodes: Sequence[Episode], weights_version: str) -> list[Trajectory]:
-    """What an interrupted start left of these episodes, played with the present weights and without a fault."""
-    if not path.exists():
-        return []
-    seeds = {episode.index: episode.seed for episode in episodes}
-    return [
-        trajectory
-        for trajectory in read_jsonl(path)
-        if trajectory.weights_version == weights_version
-        and seeds.get(trajectory.extra.get("index")) == trajectory.seed
-        and trajectory.masked is None
-    ]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,15 @@ from epo_jax.rollout import literal
 
 
 class Actor(Protocol):
-    """Anything that acts. `act` may be called for many episodes at once."""
+    """Anything that acts. `act` may be called for many episodes at once.
+
+    needs_strategy: whether it only carries out what a strategist says; one that does not can act alone (alone.py).
+    money: what it has cost since it was made, in the currency of its prices; 0 for what runs on this machine.
+    """
 
     name: str
+    needs_strategy: bool
+    money: float
 
     async def act(self, messages: Sequence[dict[str, str]], *, strategy: str, admissible: Sequence[str]) -> str:
         """The action, given the conversation so far, the strategist's last words, and the commands the environment takes.
@@ -26,6 +32,8 @@ class LiteralActor:
     """The embedded actor: carries out the admissible command that the strategy's words name best (`literal.choose`)."""
 
     name = "literal"
+    needs_strategy = True
+    money = 0.0
 
     async def act(self, messages: Sequence[dict[str, str]], *, strategy: str, admissible: Sequence[str]) -> str:
         return literal.choose(strategy, list(admissible))

@@ -59,6 +59,8 @@ class Player:
             start_progress=environment.progress(),
             extra={"index": episode.index, "messages": opening, "replies": []},
         )
+        if environment.task_type is not None:
+            trajectory.extra["task_type"] = environment.task_type
         messages = list(opening)
         session = self.engine.open(episode.seed)
         try:
@@ -144,12 +146,12 @@ def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, ro
     return [Episode(index, *dealt(task_sets, index, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
 
 
-def episodes_of_evaluation(task_sets: Sequence[TaskSet]) -> list[Episode]:
-    """All held-out tasks, each with a seed that depends on the task alone."""
-    held_out = [(task_set, task) for task_set in task_sets for task in task_set.held_out]
+def episodes_of_evaluation(task_sets: Sequence[TaskSet], repeats: int = 1) -> list[Episode]:
+    """All held-out tasks, then all of them again for every further repeat; a seed depends on the task and the repeat alone."""
+    held_out = [(repeat, task_set, task) for repeat in range(repeats) for task_set in task_sets for task in task_set.held_out]
     return [
-        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id))
-        for index, (task_set, task) in enumerate(held_out)
+        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id, *([repeat] if repeat else [])))
+        for index, (repeat, task_set, task) in enumerate(held_out)
     ]
 
 
