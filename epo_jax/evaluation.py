@@ -39,8 +39,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     sample = np.asarray(values, np.float64)
     if sample.size == 0:
         raise ValueError("no values to estimate a mean from")
-    draws = np.random.default_rng(0).integers(0, sample.size, (RESAMPLES, sample.size))
-    low, high = np.percentile(sample[draws].mean(axis=1), [2.5, 97.5])
+    generator, at_once = np.random.default_rng(0), max(1, 1_000_000 // sample.size)  # thousands of tasks would fill the memory
+    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
+    means = np.concatenate([sample[generator.integers(0, sample.size, (size, sample.size))].mean(axis=1) for size in sizes])
+    low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(sample.mean()), float(low), float(high), int(sample.size))
 
 

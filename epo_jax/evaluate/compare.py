@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from epo_jax.errors import UserError
 from epo_jax.evaluate.folder import EvaluationFolder, Row, differences
-from epo_jax.evaluate.results import LABELS, SHARES, number, strategist
+from epo_jax.evaluate.results import LABELS, SHARES, number, title
 from epo_jax.evaluation import estimate, paired_difference, paired_test, values_of
 from epo_jax.report.console import console, say
 from epo_jax.trajectory import Trajectory
@@ -61,35 +60,39 @@ def _row(environment: str, figure: str, here: Sequence[Trajectory], there: Seque
 
 def show(this: EvaluationFolder, other: EvaluationFolder, found: Sequence[Row]) -> None:
     """The comparison on the screen. Where the reward is success itself, it is not told twice."""
-    say(f"A: {strategist(this)}, actor {this.what['actor']} ({this.path})")
-    say(f"B: {strategist(other)}, actor {other.what['actor']} ({other.path})")
+    say(f"A: {title(this)} ({this.path})")
+    say(f"B: {title(other)} ({other.path})")
     apart = differences(other.what, this.what)
     if apart:
         say(f"what differs (there is B, here is A): {'; '.join(apart)}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("environment", "figure"):
-        table.add_column(name)
-    for name in ("pairs", "A", "B", "A − B"):
-        table.add_column(name, justify="right")
-    for name in ("95 % interval", "p", "test"):
-        table.add_column(name)
-    heading = ""
-    for row in found:
-        success = next((one for one in found if one["environment"] == row["environment"] and one["figure"] == "success"), row)
-        if row["figure"] == "reward" and all(row[name] == success[name] for name in ("mean_this", "mean_other", "p")):
-            continue
-        table.add_row(*map(Text, _cells(row, row["environment"] if row["environment"] != heading else "")))
-        heading = row["environment"]
-    console.print(table)
-    for row in found:
-        if row["figure"] == "success" and (row["only_this"] or row["only_other"]):
-            say(f"{row['environment']}: {row['only_this']} tasks only in A and {row['only_other']} only in B are left out")
+    for environment in dict.fromkeys(row["environment"] for row in found):
+        mine = [row for row in found if row["environment"] == environment]
+        told = [row for row in mine if row["figure"] != "reward" or not _is_success(row, mine[0])]
+        table = Table(box=None, padding=(0, 2, 0, 2))
+        table.add_column("")
+        for name in ("pairs", "A", "B"):
+            table.add_column(name, justify="right")
+        for name in ("A − B, 95 % interval", "p"):
+            table.add_column(name)
+        for row in told:
+            table.add_row(*map(Text, _cells(row)))
+        say(f"\n{environment}: {_left_out(mine[0])}")
+        console.print(table)
+        say("  p by: " + "; ".join(f"{LABELS[row['figure']]}, {row['test']}" for row in told))
 
 
-def _cells(row: Row, heading: str) -> list[str]:
+def _is_success(reward: Row, success: Row) -> bool:
+    return all(reward[name] == success[name] for name in ("mean_this", "mean_other", "low", "high"))
+
+
+def _left_out(row: Row) -> str:
+    alone = f", without {row['only_this']} that only A has and {row['only_other']} that only B has" if row["only_this"] or row["only_other"] else ""
+    return f"{row['n']} tasks that both have{alone}"
+
+
+def _cells(row: Row) -> list[str]:
     figure = row["figure"]
-    unit = " points" if figure in SHARES else ""
     means = [number(figure, row[name]) for name in ("mean_this", "mean_other")]
     change, low, high = (number(figure, row[name], signed=True) for name in ("difference", "low", "high"))
     p = f"{row['p']:.3f}" if row["p"] >= 0.001 else f"{row['p']:.1e}"
-    return [heading, LABELS[figure], str(row["n"]), *means, change + unit, f"[{low}, {high}]", p, row["test"]]
+    return [LABELS[figure], str(row["n"]), *means, f"{change}{' points' if figure in SHARES else ''} [{low}, {high}]", p]

@@ -142,7 +142,12 @@ def _read_json(path: pathlib.Path) -> Any:
 def _read_what(path: pathlib.Path) -> dict[str, Any]:
     record = _read_json(path / "evaluation.json")
     what = record.get("what") if isinstance(record, dict) else None
-    if not isinstance(what, dict) or not all(isinstance(what.get(name), dict) for name in ("strategist", "environments")):
+    if not isinstance(what, dict) or not (
+        isinstance(what.get("strategist"), dict)
+        and all(isinstance(what["strategist"].get(name), str) for name in ("mode", "name"))
+        and isinstance(what.get("actor"), str)
+        and isinstance(what.get("environments"), dict)
+    ):
         raise UserError(f"{path / 'evaluation.json'} does not say what was evaluated: restore it, or give another folder.")
     if record.get("format") != FORMAT:
         raise UserError(f"{path} was written in format {record.get('format')!r}, and this version reads {FORMAT}: give another folder.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -76,30 +75,26 @@ def _rows_of(
 
 def show(folder: EvaluationFolder, found: Sequence[Row]) -> None:
     """The table on the screen. Where the reward is success itself, it is not told twice; of a task type only the first figure is told."""
-    table = Table(box=box.SIMPLE_HEAD, title=title(folder), title_justify="left", title_style="bold", pad_edge=False)
-    for name, side in (("environment", "left"), ("figure", "left"), ("tasks", "right"), ("mean", "right"), ("95 % interval", "left")):
-        table.add_column(name, justify=side)
+    say(title(folder))
     for environment in dict.fromkeys(row["environment"] for row in found):
         mine = [row for row in found if row["environment"] == environment]
         whole = {row["figure"]: row for row in mine if row["task_type"] is None}
-        heading = f"{environment} {mine[0]['split']}"
+        table = Table(box=None, padding=(0, 2, 0, 2))
+        for name, side in (("", "left"), ("tasks", "right"), ("mean", "right"), ("95 % interval", "left")):
+            table.add_column(name, justify=side)
         for figure, row in whole.items():
-            if figure == "reward" and _same(row, whole.get("success")):
-                continue
-            table.add_row(*_cells(row, heading, LABELS[figure]))
-            heading = ""
+            if figure != "reward" or not _same(row, whole["success"]):
+                table.add_row(*_cells(row, LABELS[figure]))
         for row in mine:
             if row["task_type"] is not None and row["figure"] == "success":
-                table.add_row(*_cells(row, "", f"  success, {row['task_type']}"))
-        table.add_section()
-    console.print(table)
-    for environment in dict.fromkeys(row["environment"] for row in found):
-        say(_account(next(row for row in found if row["environment"] == environment)))
+                table.add_row(*_cells(row, f"  success, {row['task_type']}"))
+        say(f"\n{environment}, {mine[0]['split']}: {_account(mine[0])}")
+        console.print(table)
 
 
-def title(folder: EvaluationFolder) -> Text:
+def title(folder: EvaluationFolder) -> str:
     """Who played."""
-    return Text(f"{strategist(folder)}, actor {folder.what['actor']}")
+    return f"{strategist(folder)}, actor {folder.what['actor']}"
 
 
 def strategist(folder: EvaluationFolder) -> str:
@@ -122,17 +117,17 @@ def number(figure: str, value: float | None, signed: bool = False) -> str:
     return f"{value:{sign}.3f}" if figure == "reward" else f"{value:{sign}.1f}"
 
 
-def _same(one: Row, other: Row | None) -> bool:
-    return other is not None and all(one[name] == other[name] for name in ("n", "mean", "low", "high"))
+def _same(one: Row, other: Row) -> bool:
+    return all(one[name] == other[name] for name in ("n", "mean", "low", "high"))
 
 
-def _cells(row: Row, heading: str, label: str) -> list[Text]:
+def _cells(row: Row, label: str) -> list[Text]:
     interval = "–" if row["mean"] is None else f"[{number(row['figure'], row['low'])}, {number(row['figure'], row['high'])}]"
-    return [Text(cell) for cell in (heading, label, str(row["n"]), number(row["figure"], row["mean"]), interval)]
+    return [Text(cell) for cell in (label, str(row["n"]), number(row["figure"], row["mean"]), interval)]
 
 
 def _account(row: Row) -> str:
-    """One line: how much was played, and what it took."""
+    """How much was played, and what it took."""
     masked = f", of which {row['masked']} failed to be played and are left out" if row["masked"] else ""
     tokens = f"the strategist read {row['prompt_tokens']:,} tokens and wrote {row['sampled_tokens']:,}; " if row["sampled_tokens"] else ""
-    return f"{row['environment']}: {row['episodes']} episodes{masked}; {tokens}{row['seconds']:.0f} s; cost {row['money']:.2f}"
+    return f"{row['episodes']} episodes{masked}; {tokens}{row['seconds']:.0f} s; cost {row['money']:.2f}"

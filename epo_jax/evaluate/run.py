@@ -68,18 +68,18 @@ class Evaluation:
         self.mesh = make_mesh(config.mesh.to_dict())
         self.strategist = self._load_strategist()
         self.what = self._what()
+        self.player = self._player()
         record = {"config": flatten(config.to_dict()), **provenance(config)}
         self.folder = EvaluationFolder.open(pathlib.Path(options.output or self._usual_output()), self.what, record)
 
     def everything(self) -> list[Row]:
         """Plays what has not been played, shows the figures and writes them; a request to stop ends it early with `Stopped`."""
         self._say_plan()
-        player = self._player()
         try:
             for task_set in self.task_sets:
-                self._play(player, task_set)
+                self._play(task_set)
         finally:
-            player.engine.shutdown()
+            self.player.engine.shutdown()
         found = results.rows(self.folder, self.folder.read_episodes())
         write_table(self.folder.path / "results", {"what": self.what}, found)
         results.show(self.folder, found)
@@ -90,13 +90,13 @@ class Evaluation:
 
     # --- its parts --------------------------------------------------------------------------------------------------
 
-    def _play(self, player: Player, task_set: TaskSet) -> None:
+    def _play(self, task_set: TaskSet) -> None:
         """One environment. Its file has the episodes in the order in which they ended until all have, then in the order of their tasks."""
         path, start, money, fresh = self.folder.episodes(task_set.environment), time.monotonic(), self.actor.money, True
         try:
             trajectories, figures = play_and_keep(
                 f"{task_set.environment} {task_set.eval_split}",
-                player,
+                self.player,
                 episodes_of_evaluation([task_set], self.options.repeats),
                 path,
                 at_once=self.config.rollout.slots,
