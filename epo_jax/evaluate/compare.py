@@ -59,7 +59,7 @@ def _row(environment: str, figure: str, here: Sequence[Trajectory], there: Seque
 
 
 def show(this: EvaluationFolder, other: EvaluationFolder, found: Sequence[Row]) -> None:
-    """The comparison on the screen. Where the reward is success itself, it is not told twice."""
+    """What people see: who is compared, what differs, and a table for each environment."""
     say(f"A: {title(this)} ({this.path})")
     say(f"B: {title(other)} ({other.path})")
     apart = differences(other.what, this.what)
@@ -67,22 +67,17 @@ def show(this: EvaluationFolder, other: EvaluationFolder, found: Sequence[Row]) 
         say(f"what differs (there is B, here is A): {'; '.join(apart)}")
     for environment in dict.fromkeys(row["environment"] for row in found):
         mine = [row for row in found if row["environment"] == environment]
-        told = [row for row in mine if row["figure"] != "reward" or not _is_success(row, mine[0])]
         table = Table(box=None, padding=(0, 2, 0, 2))
         table.add_column("")
         for name in ("pairs", "A", "B"):
             table.add_column(name, justify="right")
         for name in ("A − B, 95 % interval", "p"):
             table.add_column(name)
-        for row in told:
+        for row in mine:
             table.add_row(*map(Text, _cells(row)))
         say(f"\n{environment}: {_left_out(mine[0])}")
         console.print(table)
-        say("  p by: " + "; ".join(f"{LABELS[row['figure']]}, {row['test']}" for row in told))
-
-
-def _is_success(reward: Row, success: Row) -> bool:
-    return all(reward[name] == success[name] for name in ("mean_this", "mean_other", "low", "high"))
+        say("  p by: " + "; ".join(f"{LABELS[row['figure']]}, {row['test']}" for row in mine))
 
 
 def _left_out(row: Row) -> str:

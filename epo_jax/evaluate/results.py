@@ -74,7 +74,7 @@ def _rows_of(
 
 
 def show(folder: EvaluationFolder, found: Sequence[Row]) -> None:
-    """The table on the screen. Where the reward is success itself, it is not told twice; of a task type only the first figure is told."""
+    """What people see: a table for each environment. Of the task types only success is told; the rest is in the files."""
     say(title(folder))
     for environment in dict.fromkeys(row["environment"] for row in found):
         mine = [row for row in found if row["environment"] == environment]
@@ -83,11 +83,11 @@ def show(folder: EvaluationFolder, found: Sequence[Row]) -> None:
         for name, side in (("", "left"), ("tasks", "right"), ("mean", "right"), ("95 % interval", "left")):
             table.add_column(name, justify=side)
         for figure, row in whole.items():
-            if figure != "reward" or not _same(row, whole["success"]):
-                table.add_row(*_cells(row, LABELS[figure]))
-        for row in mine:
-            if row["task_type"] is not None and row["figure"] == "success":
-                table.add_row(*_cells(row, f"  success, {row['task_type']}"))
+            table.add_row(*_cells(row, LABELS[figure]))
+            if figure == "success":
+                for one in mine:
+                    if one["task_type"] is not None and one["figure"] == "success":
+                        table.add_row(*_cells(one, f"    {one['task_type']}"))
         say(f"\n{environment}, {mine[0]['split']}: {_account(mine[0])}")
         console.print(table)
 
@@ -115,10 +115,6 @@ def number(figure: str, value: float | None, signed: bool = False) -> str:
     if figure in SHARES:
         return f"{100 * value:{sign}.1f}" if signed else f"{value:.1%}"
     return f"{value:{sign}.3f}" if figure == "reward" else f"{value:{sign}.1f}"
-
-
-def _same(one: Row, other: Row) -> bool:
-    return all(one[name] == other[name] for name in ("n", "mean", "low", "high"))
 
 
 def _cells(row: Row, label: str) -> list[Text]:
