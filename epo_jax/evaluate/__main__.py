@@ -30,7 +30,8 @@ STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the num
 STRATEGIST = flags.DEFINE_string(
     "strategist",
     "trained",
-    "trained: the weights of --checkpoint; vanilla: the configuration's, untrained; none: the actor alone; react: the actor writes its own strategy first.",
+    "trained: the weights of --checkpoint; vanilla: the configuration's, untrained; none: the actor alone; "
+    "react: the actor writes its own strategy first.",
 )
 ACTOR = flags.DEFINE_string("actor", None, "The actor; the configuration's if not given.")
 SPLIT = flags.DEFINE_string("split", "", "A split's name, or ENVIRONMENT=NAME,...; the configuration's if not given.")

@@ -47,7 +47,9 @@ class EvaluationFolder:
             differing = differences(before, what)
             if differing:
                 more = f"; and {len(differing) - 1} more" if len(differing) > 1 else ""
-                raise UserError(f"{path} holds another evaluation ({differing[0]}{more}): give the same settings to continue it, or another --output.")
+                raise UserError(
+                    f"{path} holds another evaluation ({differing[0]}{more}): give the same settings to continue it, or another --output."
+                )
             return cls(path, before, resumed=True)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} already holds something that is no evaluation: give another --output.")

@@ -238,7 +238,7 @@ def _find_weights(config: ConfigDict, options: Options) -> None:
         return
     given = options.checkpoint
     if not given:
-        raise UserError("say which weights to evaluate: --checkpoint=runs/alfshop, or --strategist=vanilla for the untrained ones of the configuration.")
+        raise UserError("say which weights to evaluate: --checkpoint=runs/alfshop, or --strategist=vanilla for the configuration's, untrained.")
     if strategists.is_run(given):
         return
     if (pathlib.Path(given) / "trajectories").is_dir():
