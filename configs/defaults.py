@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from epo_jax.api.settings import get_api_defaults
+
 
 def get_defaults() -> ConfigDict:
     """The fields of a run. Lengths are in tokens, times in steps, rates are per optimizer step."""
@@ -48,6 +50,7 @@ def get_defaults() -> ConfigDict:
 
     config.rollout = ConfigDict()
     config.rollout.episodes = 96  # a round
+    config.rollout.group_size = 1  # times that each task of a round is played; the group estimators need 2 or more
     config.rollout.temperature = 1.0
     config.rollout.top_k = 0  # 0: no limit
     config.rollout.top_p = 1.0
@@ -56,14 +59,30 @@ def get_defaults() -> ConfigDict:
     config.rollout.slots = 32  # episodes played at once
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
 
-    config.actor = "literal"
-    config.judge = "progress"
+    config.actor = "literal"  # literal | openai | local
+    config.actor_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=128)  # actor openai
+    config.local_actor = ConfigDict()  # actor local
+    config.local_actor.source = ""  # as model.source; "" or "initial": the strategist's own weights, as they were before any training
+    config.local_actor.prompt = "full"  # full: instruction and worked example; brief: the task alone
+    config.local_actor.temperature = 0.7
+    config.local_actor.max_action_tokens = 48
+    config.local_actor.max_context = 4096  # a whole episode as the actor reads it; one that would grow longer ends there
+
+    config.judge = "progress"  # progress | verifier | openai | graded
+    config.judge_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=4096)  # judges openai and graded
+
+    config.api = ConfigDict()  # what the models behind an API share
+    config.api.cache = ""  # a file of replies; "": api_cache.sqlite in the run's folder; "none": none, everything is asked anew
+    config.api.offline = False  # asks no server: what the cache does not hold fails
 
     config.credit = ConfigDict()
-    config.credit.estimator = "reinforce"  # epo (as published) | reinforce
+    # epo (as published) | reinforce | grpo, dr_grpo, rloo, gigpo (compare a task's episodes: rollout.group_size); a field below that an
+    # estimator does not have is not used
+    config.credit.estimator = "reinforce"
     config.credit.discount = 0.99
-    config.credit.process_weight = 1.0  # reinforce: weight of the process reward beside the outcome
-    config.credit.normalise = True  # reinforce: divide by the batch's standard deviation
+    config.credit.process_weight = 1.0  # of the process reward beside the outcome; not in epo
+    config.credit.normalise = True  # reinforce, gigpo: divide by the standard deviation
+    config.credit.anchor_weight = 1.0  # gigpo: of the comparison of turns spoken in one state
     config.credit.permute = False  # the control: advantages change places across episodes
 
     config.learn = ConfigDict()

@@ -15,7 +15,11 @@ from epo_jax.errors import UserError
 REGISTRY = {
     "alfworld": "envs.alfworld.environment:AlfworldEnvironment",
     "webshop": "envs.webshop.environment:WebshopEnvironment",
+    "sotopia": "envs.sotopia.seat:SotopiaSeat",
 }
+
+# What `admissible` lists, alone, where any words can be said: the strategist's words are the action then.
+ANYTHING = "<words>"
 
 
 class Task(Protocol):
@@ -44,17 +48,17 @@ class Environment(Protocol):
         """Starts a game, given as a task or its id; returns the first observation."""
 
     def step(self, action: str) -> tuple[str, float, bool, dict[str, Any]]:
-        """observation, reward, done, {"success": bool, "admissible": list of str}; WebShop adds "bought": bool."""
+        """observation, reward, done, {"success": bool, "admissible": list of str}; WebShop adds "bought": bool, SOTOPIA "end": why it ended."""
 
     @property
     def admissible(self) -> list[str]:
-        """Actions that do something now, sorted or as the page lists them; empty when the game is over (or where anything can be said)."""
+        """Actions that do something now, sorted or as the page lists them; [ANYTHING] where any words can be said; empty when the game is over."""
 
     def progress(self) -> float:
         """How far the episode has come, in [0, 1]."""
 
     def expert_action(self) -> str:
-        """What an expert who sees everything would do now."""
+        """What an expert would do now: one who sees everything, or (SOTOPIA) one who sees all that the seat does."""
 
     def demonstration(
         self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]
@@ -77,8 +81,11 @@ class Environment(Protocol):
         """Whether the present game is won."""
 
     @property
-    def outcome(self) -> float:
-        """What the present game is worth as it stands, in [0, 1]: the environment's own final score, 1 exactly if it is won."""
+    def outcome(self) -> float | None:
+        """What the present game is worth as it stands, in [0, 1]: the environment's own final score, 1 exactly if it is won.
+
+        SOTOPIA's is goal / 10, won is 0.5 or more; None where only an evaluator can say.
+        """
 
 
 def names() -> list[str]:

@@ -5,6 +5,8 @@
     trajectories/      round_000.jsonl, …: every episode
     evaluation/        round_000.jsonl (before the first round), …
     metrics.jsonl, tensorboard/
+    api_cache.sqlite   what models behind an API answered; asking the same again costs nothing
+    api_spent.sqlite   what they cost, over all starts
     data.json          a run on recorded conversations: which file, and what was left out of it
     checkpoints/       orbax
     tokenizer/         the strategist's, for export
@@ -29,8 +31,18 @@ from ml_collections import ConfigDict
 
 from epo_jax.errors import UserError
 
-# A run may be continued for more rounds, elsewhere, or on another mesh: these fields may differ from the first start.
-MAY_CHANGE = ("workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps")
+# A run may be continued for more rounds, elsewhere, on another mesh, with another server of the same models, at other prices and limits:
+# these fields may differ from the first start.
+MAY_CHANGE_OF_AN_API = (
+    "base_url", "api_key_variable", "timeout_s", "deadline_s", "retries", "concurrency", "requests_per_minute", "tokens_per_minute",
+    "price_per_million_prompt", "price_per_million_completion", "breaker_failures", "breaker_pause_s", "breaker_max_pauses",
+    "budget_tokens", "budget_money", "structured",
+)  # fmt: skip
+MAY_CHANGE = (
+    "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
+    "api.cache", "api.offline",
+    *(f"{section}.{field}" for section in ("actor_api", "judge_api") for field in MAY_CHANGE_OF_AN_API),
+)  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 

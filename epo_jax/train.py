@@ -14,13 +14,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from epo_jax import command_line, strategist as strategists
+from epo_jax import command_line, partners, strategist as strategists
+from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
@@ -30,10 +32,12 @@ from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
+from epo_jax.partners import Partners
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
-from epo_jax.rollout import actors, demonstrations, tasks
+from epo_jax.reward.group_credit import GROUP_ESTIMATORS
+from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round
 from epo_jax.run_folder import RunFolder
@@ -60,11 +64,11 @@ class Run:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, self.stop = config, stop
-        _, self.task_sets, self.actor, self.judge = all_or_what_is_missing(
+        _, self.task_sets, _, _ = all_or_what_is_missing(
             lambda: strategists.find(config.model.source),
             lambda: tasks.load(config),
-            lambda: actors.make(config.actor),
-            lambda: judge.make(config.judge),
+            lambda: partners.check_actor(config),
+            lambda: partners.check_judge(config),
         )
         self.mesh = make_mesh(config.mesh.to_dict())
         _check_learning(config, self.mesh)
@@ -73,6 +77,7 @@ class Run:
         )
         self.folder = RunFolder.open(config)
         self.strategist.tokenizer.save(self.folder.tokenizer)
+        self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
         totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
@@ -80,6 +85,14 @@ class Run:
 
     def everything(self) -> None:
         """All phases, from wherever the run stands to its end."""
+        try:
+            self._everything()
+        except (ApiFatal, BudgetSpent) as error:
+            raise UserError(f"{str(error).rstrip('.')}. What was played and judged is in {self.folder.path}; the same command continues.") from error
+        finally:
+            self.partners.close()
+
+    def _everything(self) -> None:
         self._say_plan()
         if self.learner.position.phase == "warm_start":
             self.warm_start()
@@ -117,17 +130,15 @@ class Run:
     def play(self, values: dict[str, float]) -> list[Trajectory]:
         """The round's episodes; those that an earlier start already played with the same weights are read back."""
         round, rollout = self.learner.position.round, self.config.rollout
-        episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=round)
+        episodes = episodes_of_round(self.task_sets, count=rollout.episodes, group_size=rollout.group_size, seed=self.config.seed, round=round)
         sampling = self._sampling(rollout.temperature)
         return self._play(f"round {round + 1} play", episodes, sampling, self.folder.trajectories(round), values)
 
     def assign_credit(self, trajectories: list[Trajectory], values: dict[str, float]) -> None:
         """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
         start, settings = time.monotonic(), self.config.credit
-        counts = asyncio.run(judge.judge_all(self.judge, trajectories))
-        options = {"discount": settings.discount}
-        if settings.estimator == "reinforce":
-            options |= {"process_weight": settings.process_weight, "normalise": settings.normalise}
+        counts = self._judge(trajectories)
+        options = credit.options_of(settings.estimator, settings.to_dict())
         for group in by_environment(trajectories).values():  # a baseline over both would say which environment is the easier one
             credit.estimate(settings.estimator, group, **options)
             if settings.permute:
@@ -164,7 +175,7 @@ class Run:
         path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
         sampling = self._sampling(self.config.evaluate.temperature)
         trajectories = self._play("evaluation", episodes_of_evaluation(self.task_sets), sampling, path, values)
-        values |= describe_each(trajectories)
+        values |= describe_each(trajectories) | self.partners.clients.figures()
         self.metrics.write("evaluation", rounds_done, values)
         before = read_jsonl(first) if rounds_done and first.exists() else []
         for task_set in self.task_sets:
@@ -185,18 +196,44 @@ class Run:
         player = Player(
             engine=self.engine,
             conversation=self.strategist.conversation,
-            actor=self.actor,
+            actor=self.partners.actor,
             sampling=sampling,
             round=self.learner.position.round,
             weights_version=self.engine.weights_version,
         )
         trajectories, figures = play_and_keep(
-            title, player, episodes, path, at_once=self.config.rollout.slots, should_stop=lambda: self.stop.requested
+            title,
+            player,
+            episodes,
+            path,
+            at_once=self.config.rollout.slots,
+            should_stop=lambda: self.stop.requested,
+            learning=self.learner.position.steps > 0,
+            note=self.partners.clients.note,
         )
         if self.stop.requested:
             self.learner.save_and_stop()
         values |= figures
         return trajectories
+
+    def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
+        """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
+        with bar(f"round {self.learner.position.round + 1} judge", len(trajectories)) as progress:
+            try:
+                counts = asyncio.run(
+                    judge.judge_all(
+                        self.partners.judge,
+                        trajectories,
+                        concurrency=self.config.judge_api.concurrency,
+                        on_judged=lambda: progress.advance(self.partners.clients.note()),
+                        should_stop=lambda: self.stop.requested,
+                    )
+                )
+            finally:
+                write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        if self.stop.requested:
+            self.learner.save_and_stop()
+        return counts
 
     def _batches(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> Iterator[TrajectoryBatch]:
         """The round's batches: `epochs` passes, each in an order that depends on (seed, round, epoch) alone."""
@@ -263,14 +300,14 @@ class Run:
         say(
             f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {devices} ({mesh}); "
             f"{' and '.join(map(str, self.task_sets))}; "
-            f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {config.actor}, judge {config.judge}, "
+            f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {self.partners.actor.name}, judge {self.partners.judge.name}, "
             f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}; writes {self.folder.path}"
         )
         if self.folder.resumed:
             say(f"continuing: {self.learner.position}")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
-        values |= describe_each(trajectories)
+        values |= describe_each(trajectories) | self.partners.clients.figures()
         values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
         round = self.learner.position.round
         self.metrics.write("round", round, values)
@@ -284,6 +321,11 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     credit.estimate(config.credit.estimator, [])
+    size, episodes = config.rollout.group_size, config.rollout.episodes
+    if size < 1 or episodes % size:
+        raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")
+    if size == 1 and config.credit.estimator in GROUP_ESTIMATORS:
+        raise UserError(f"credit.estimator {config.credit.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
     check_buckets(config.learn.length_buckets, config.learn.max_length)
 
 

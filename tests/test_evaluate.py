@@ -27,7 +27,7 @@ from epo_jax.model import hf_weights, llama
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.fingerprint import fingerprint
 from epo_jax.model.tokenizer import Tokenizer
-from epo_jax.rollout import actors
+from epo_jax import partners
 from epo_jax.strategist import MINI
 from epo_jax.trajectory import Trajectory, Turn, read_jsonl, write_jsonl
 
@@ -173,23 +173,28 @@ class Wanderer:
     def __init__(self):
         self.money, self.heard = 0.0, []
 
-    def thinking_first(self):
-        other = type(self)()
-        other.name = "wanderer, thinking first"
-        return other
+    def without_strategist(self, mode):
+        self.mode = mode
+        return self
 
-    async def act(self, messages, *, strategy, admissible):
+    def begin(self, environment, seed):
+        return self
+
+    async def act(self, observation, *, strategy, admissible):
         self.money += 0.25
         self.heard.append(strategy)
-        if any(words in messages[-2]["content"] for words in self.fails):
+        if any(words in observation for words in self.fails):
             raise TimeoutError("no answer")
         return admissible[0]
+
+    def close(self):
+        pass
 
 
 @pytest.fixture
 def wanderer(monkeypatch):
     kind = type("OwnWanderer", (Wanderer,), {})
-    monkeypatch.setitem(actors.ACTORS, "wanderer", kind)
+    monkeypatch.setitem(partners.ACTORS, "wanderer", partners.ActorKind(lambda *_: kind(), False, lambda config: kind.name))
     return kind
 
 
@@ -198,11 +203,11 @@ def alone(output, mode, **options):
     return Evaluation(tiny(**changes), Options(**({"strategist": mode, "tasks": 4, "output": str(output)} | options)), StopRequest())
 
 
-@pytest.mark.parametrize("mode, name", [("none", "wanderer"), ("react", "wanderer, thinking first")])
+@pytest.mark.parametrize("mode, name", [("none", "wanderer"), ("react", "wanderer (thinking first)")])
 def test_an_actor_that_can_plays_alone(wanderer, tmp_path, capsys, mode, name):
     run = alone(tmp_path / "out", mode)
     rows = run.everything()
-    assert set(run.actor.heard) == {""}
+    assert set(run.actor.heard) == {""} and run.actor.mode == mode
     assert {row["figure"] for row in rows} == {"success", "reward", "turns"}  # nobody wrote a strategy
     assert {(row["actor"], row["mode"], row["sampled_tokens"]) for row in rows} == {(name, mode, 0)}
     assert rows[0]["money"] == 0.25 * len(run.actor.heard) and rows[0]["n"] == 4

@@ -288,6 +288,8 @@ def test_killed_at_any_moment_it_starts_again(tmp_path):
             },
             r"misses 4 things.*\(1\) no model weights at weights/none.*\(2\).*ALFWORLD_DATA.*\(3\).*WEBSHOP_DATA.*\(4\).*no judge 'nobody'",
         ),
+        ({"credit.estimator": "grpo"}, r"compares episodes of one task.*group_size"),
+        ({"rollout.group_size": 3}, r"must divide the 16 episodes"),
         ({"learn.rows": 6}, r"learn\.rows is 6.*multiple of 8"),
         ({"learn.overlong": "split"}, "recorded conversations"),
     ],

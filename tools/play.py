@@ -5,12 +5,15 @@
     python tools/play.py --env=alfworld --game=path/to/game.tw-pddl
     python tools/play.py --env=webshop                                    a shop made by the project
     python tools/play.py --env=webshop --task=17 [--goals=human]          the original's goal 17 (where WEBSHOP_DATA is set)
+    python tools/play.py --env=sotopia                                    a bargaining game made by the project, against a scripted partner
+    python tools/play.py --env=sotopia --split=hard --task=3/1            the second seat of a real combination (where SOTOPIA_DATA is set)
     … --json < actions.txt
 
 With --json it writes one line for the reset, then reads one action a line from standard input and
 answers each with one line: {"observation", "admissible", "reward", "done", "success"}, in WebShop also "bought". The
 observation is what the game itself says. The end of the input ends the program. Without it, type "?" for the
 admissible actions and "quit" (or Ctrl-D) to leave.
+In SOTOPIA an action is JSON, {"action_type": "speak", "argument": "I offer price $50."}, or words that advise a negotiator: hold at 50.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ import envs  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 
 # Per environment: options that make it speak as the game itself does, and the split to play when none is named.
-OPTIONS: dict[str, dict[str, Any]] = {"alfworld": {"banner": True}, "webshop": {"pages": "full"}}
-DEFAULT_SPLIT = {"alfworld": "generated:eval", "webshop": "generated:eval"}
+OPTIONS: dict[str, dict[str, Any]] = {"alfworld": {"banner": True}, "webshop": {"pages": "full"}, "sotopia": {"text": "full"}}
+DEFAULT_SPLIT = {"alfworld": "generated:eval", "webshop": "generated:eval", "sotopia": "generated:eval"}
 # What --goals may be: the splits that are kinds of goals.
 GOALS = {"webshop": ("synthetic", "human")}
 

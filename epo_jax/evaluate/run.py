@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from epo_jax import strategist as strategists
+from epo_jax import partners, strategist as strategists
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluate import results
 from epo_jax.evaluate.folder import EvaluationFolder, Row, write_table
@@ -22,7 +22,8 @@ from epo_jax.learn.step import dtype_of
 from epo_jax.mesh import make_mesh
 from epo_jax.model.fingerprint import fingerprint
 from epo_jax.report.console import say
-from epo_jax.rollout import actors, alone, demonstrations, tasks
+from epo_jax.rollout import alone, demonstrations, tasks
+from epo_jax.rollout.actors import Actor
 from epo_jax.rollout.alone import Silence
 from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Player, episodes_of_evaluation
@@ -60,17 +61,19 @@ class Evaluation:
     def __init__(self, config: ConfigDict, options: Options, stop: StopRequest) -> None:
         self.options, self.stop = options, stop
         self.config = config = _with_options(config, options)
-        _, self.task_sets, self.actor = all_or_what_is_missing(
+        _, self.task_sets, _ = all_or_what_is_missing(
             lambda: _find_weights(config, options),
             lambda: tasks.load(config, train=_makes_tokenizer(config, options)),
-            lambda: _actor(config, options),
+            lambda: _check_actor(config, options),
         )
         self.mesh = make_mesh(config.mesh.to_dict())
         self.strategist = self._load_strategist()
         self.what = self._what()
-        self.player = self._player()
         record = {"config": flatten(config.to_dict()), **provenance(config)}
         self.folder = EvaluationFolder.open(pathlib.Path(options.output or self._usual_output()), self.what, record)
+        self.clients = partners.ApiClients(config, self.folder.path, partners.api_roles(config, "actor"))
+        self.actor = self._make_actor()
+        self.player = self._player()
 
     def everything(self) -> list[Row]:
         """Plays what has not been played, shows the figures and writes them; a request to stop ends it early with `Stopped`."""
@@ -80,6 +83,8 @@ class Evaluation:
                 self._play(task_set)
         finally:
             self.player.engine.shutdown()
+            partners.close_actor(self.actor)
+            self.clients.close()
         found = results.rows(self.folder, self.folder.read_episodes())
         write_table(self.folder.path / "results", {"what": self.what}, found)
         results.show(self.folder, found)
@@ -101,6 +106,7 @@ class Evaluation:
                 path,
                 at_once=self.config.rollout.slots,
                 should_stop=lambda: self.stop.requested,
+                note=self.clients.note,
             )
             fresh = figures["episodes_per_second"] > 0
         finally:
@@ -111,6 +117,10 @@ class Evaluation:
             say(f"stopped: what has ended is in {self.folder.path}. The same command continues.")
             raise Stopped
         write_jsonl(path, trajectories)
+
+    def _make_actor(self) -> Actor:
+        actor = partners.make_actor(self.config, self.clients, None, self.mesh)
+        return actor.without_strategist(self.options.strategist) if self.options.strategist in WITHOUT_STRATEGIST else actor
 
     def _player(self) -> Player:
         config = self.config
@@ -152,7 +162,7 @@ class Evaluation:
             strategist["weights"] = fingerprint(self.strategist.params)
         return {
             "strategist": strategist,
-            "actor": self.actor.name,
+            "actor": _actor_name(config, options),
             "actor_settings": {  # of those actors that have any
                 name: value
                 for name, value in flatten(config.to_dict()).items()
@@ -182,16 +192,17 @@ class Evaluation:
     def _usual_output(self) -> str:
         strategist = self.what["strategist"]
         words = strategist["name"] if strategist["mode"] in ("trained", *WITHOUT_STRATEGIST) else f"vanilla-{strategist['name']}"
-        return "runs/evaluation/" + re.sub(r"[^\w.-]+", "-", f"{words}_{self.actor.name}").strip("-.")
+        return "runs/evaluation/" + re.sub(r"[^\w.-]+", "-", f"{words}_{self.what['actor']}").strip("-.")
 
     def _say_plan(self) -> None:
         who = results.strategist(self.folder)
         if self.strategist is not None:
             who += f" ({self.strategist.config.num_params / 1e6:.1f} M parameters, weights {self.what['strategist']['weights']})"
+        actor = self.what["actor"]
         played = " and ".join(f"{len(each.held_out)} {each.environment} tasks of {each.eval_split}" for each in self.task_sets)
         again = f", {self.options.repeats} episodes each" if self.options.repeats > 1 else ""
         say(
-            f"{who}, actor {self.actor.name}: {played}{again}, temperature {self.config.evaluate.temperature:g}; "
+            f"{who}, actor {actor}: {played}{again}, temperature {self.config.evaluate.temperature:g}; "
             f"{'continues' if self.folder.resumed else 'writes'} {self.folder.path}"
         )
 
@@ -210,6 +221,8 @@ def _with_options(config: ConfigDict, options: Options) -> ConfigDict:
         raise UserError(f"the temperature is {config.evaluate.temperature}: give 0 (always the likeliest token) or more.")
     config = config.copy_and_resolve_references()
     config.evaluate.tasks = options.tasks or sys.maxsize
+    if config.local_actor.source in partners.INITIAL:  # what a run's own strategist was before training
+        config.local_actor.source = config.model.source
     for environment, split in _splits(options.split, list(config.environments)).items():
         config.environments[environment].eval_split = split
     return config
@@ -225,9 +238,15 @@ def _splits(told: str, environments: list[str]) -> dict[str, str]:
     return {environment: split for environment, _, split in pairs}
 
 
-def _actor(config: ConfigDict, options: Options) -> actors.Actor:
-    actor = actors.make(config.actor)
-    return alone.alone(actor, options.strategist) if options.strategist in WITHOUT_STRATEGIST else actor
+def _check_actor(config: ConfigDict, options: Options) -> None:
+    partners.check_actor(config)
+    if options.strategist in WITHOUT_STRATEGIST:
+        alone.check_alone(config.actor, partners.ACTORS[config.actor].needs_strategy, options.strategist)
+
+
+def _actor_name(config: ConfigDict, options: Options) -> str:
+    name = partners.ACTORS[config.actor].name(config)
+    return f"{name} (thinking first)" if options.strategist == "react" else name
 
 
 def _find_weights(config: ConfigDict, options: Options) -> None:

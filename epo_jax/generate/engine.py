@@ -45,6 +45,8 @@ PREFILL_TOKENS = {"cpu": 1024}  # places of one prefill batch, beyond which it o
 
 _unstack = jax.jit(llama.unstack)
 
+Listener = Callable[[list[int], list[float]], None]  # told of newly sampled tokens and their log-probabilities
+
 
 class ContextFull(UserError):
     """The conversation with its new tokens leaves no room for one sampled token; the session is as it was before the call."""
@@ -77,6 +79,7 @@ class _Request:
     prompt_length: int
     limit: int  # at most so many sampled tokens
     answer: asyncio.Future[Sampled]
+    on_tokens: Listener | None = None
     logprobs: list[float] = dataclasses.field(default_factory=list)
 
     @property
@@ -186,7 +189,12 @@ class Engine:
         self.weights_version = version
         self._epoch += 1
 
-    def open(self, seed_key: int | jax.Array) -> Session:
+    @property
+    def busy_slots(self) -> int:
+        """How many sessions hold a cache slot now."""
+        return len(self._seated)
+
+    def open(self, seed_key: int | jax.Array | np.ndarray) -> Session:
         """A new, empty session. Its samples depend on this seed (or key), its tokens and the weights alone."""
         self._check_open()
         return Session(key=key_words(seed_key))
@@ -199,8 +207,14 @@ class Engine:
             self._requests.remove(request)
             request.answer.cancel()
 
-    async def generate(self, session: Session, new_tokens: Sequence[int], sampling: Sampling = Sampling()) -> Sampled:
+    async def generate(
+        self, session: Session, new_tokens: Sequence[int], sampling: Sampling = Sampling(), on_tokens: Listener | None = None
+    ) -> Sampled:
         """Appends new_tokens to the session and samples what follows, at most until the session has max_length tokens.
+
+        on_tokens hears of the sampled tokens as they come, once a decode chunk, in the event loop; together they are the
+        answer's. It must be quick, as everyone waits for it, and an error in it ends every waiting call. It may close the
+        session, which cancels this call.
 
         Waits while all slots are taken. Raises ContextFull when the tokens do not fit, UserError for a bad call; when it
         raises, or is cancelled, the session's tokens are as they were (a cancelled session also gives its slot back).
@@ -214,7 +228,7 @@ class Engine:
                 f"the conversation has {len(tokens)} tokens with this turn and the engine holds {self.max_length}: "
                 "end the episode here, or give the engine a larger max_length"
             )
-        request = _Request(session, sampling, tokens, len(tokens), min(sampling.max_new_tokens, room), loop.create_future())
+        request = _Request(session, sampling, tokens, len(tokens), min(sampling.max_new_tokens, room), loop.create_future(), on_tokens)
         self._stats["prompt_tokens"] += len(tokens)
         self._start_pump(loop)
         self._requests.append(request)
@@ -394,15 +408,18 @@ class Engine:
         """Adds sampled tokens to a request and answers it when it has come to its end."""
         if not np.isfinite(logprobs).all():
             raise FloatingPointError("the model's logits are not finite numbers: its weights are damaged or training has diverged")
-        request.tokens += sampled.tolist()
-        request.logprobs += logprobs.tolist()
-        self._stats["decode_tokens"] += len(sampled)
+        new, new_logprobs = sampled.tolist(), logprobs.tolist()
+        request.tokens += new
+        request.logprobs += new_logprobs
+        self._stats["decode_tokens"] += len(new)
         stopped = request.tokens[-1] in self._stop_ids
         if stopped or request.sampled == request.limit:
             self._requests.remove(request)
             request.session.tokens = request.tokens
             reason = "stop" if stopped else "length"
             request.answer.set_result(Sampled(request.tokens[request.prompt_length :], request.logprobs, reason))
+        if request.on_tokens is not None:  # last, as the listener may close the session
+            request.on_tokens(new, new_logprobs)
 
     def _place(self, requests: list[_Request], sizes: Sequence[int]) -> tuple[np.ndarray | None, list[int], int]:
         """(rows: the slot of each row of the batch, or None when row r is slot r; each request's row; number of rows)."""

@@ -76,9 +76,13 @@ class ConversationFormat:
         """
         said = (Segment(self._reply_lead, True), Segment(_encodable(text).strip(), False))
         if self.end_of_turn_id is None:
-            return self.tokenizer.encode_segments(said, first=False) + [min(self.tokenizer.stop_ids)]
+            return self.begin_reply(text) + [min(self.tokenizer.stop_ids)]
         end = self._between[: self.tokenizer.first_added_token(self._between)[1]]
         return self.tokenizer.encode_segments((*said, Segment(end, True)), first=False)
+
+    def begin_reply(self, text: str) -> list[int]:
+        """Ids that begin a reply with a given text, for the model to continue; they follow `start` or `reply_and_continue`."""
+        return self.tokenizer.encode_segments((Segment(self._reply_lead, True), Segment(_encodable(text).strip(), False)), first=False)
 
     def text(self, ids: Sequence[int]) -> str:
         """What a sampled reply says: without special tokens and outer white space."""

@@ -67,6 +67,7 @@ EPISODE_ROWS = (
     ("turns an episode", "turns", "{:.1f}"),
     ("ended by a full context", "ended_by_context", "{:.1%}"),
     ("episodes masked", "masked", "{:.0f}"),
+    ("actions that name nothing possible", "illegal_action_share", "{:.1%}"),
     ("advantages not zero", "advantage_nonzero_share", "{:.1%}"),
     ("strategy length, tokens", "strategy_tokens", "{:.1f}"),
     ("repeated tokens", "repeated_token_share", "{:.1%}"),
@@ -79,6 +80,18 @@ ROUND_ROWS = (
     ("played / learned, tokens/s", ("play_tokens_per_second", "learn_tokens_per_second"), "{:.0f}"),
     ("compilations so far", "compilations", "{:.0f}"),
 )
+# Only where an API model plays a part.
+API_ROWS = tuple(
+    row
+    for role in ("actor", "judge")
+    for row in (
+        (f"{role}: calls / retries / failed for good", (f"api_{role}_calls", f"api_{role}_retries", f"api_{role}_failed"), "{:.0f}"),
+        (f"{role}: from the cache", f"api_{role}_cached_share", "{:.1%}"),
+        (f"{role}: tokens read / written", (f"api_{role}_prompt_tokens", f"api_{role}_completion_tokens"), "{:.0f}"),
+        (f"{role}: money", f"api_{role}_money", "{:.2f}"),
+        (f"{role}: seconds paused", f"api_{role}_seconds_paused", "{:.1f}"),
+    )
+) + (("episodes that the judge failed on", "judge_failed", "{:.0f}"), ("money, the whole run", "api_spent_money", "{:.2f}"))
 
 
 def round_table(title: str, values: Mapping[str, float]) -> None:
@@ -92,9 +105,14 @@ def round_table(title: str, values: Mapping[str, float]) -> None:
     for label, name, pattern in EPISODE_ROWS:
         if name in values and not math.isnan(values[name]):
             table.add_row(label, *(_cell(values.get(prefix + name), pattern) for prefix in columns))
-    for label, names, pattern in ROUND_ROWS:
-        table.add_row(label, " / ".join(_cell(values.get(name), pattern) for name in ((names,) if isinstance(names, str) else names)))
+    api_rows = [row for row in API_ROWS if _names(row[1])[0] in values]
+    for label, names, pattern in (*ROUND_ROWS, *(api_rows if "api_spent_money" in values else ())):
+        table.add_row(label, " / ".join(_cell(values.get(name), pattern) for name in _names(names)))
     console.print(table)
+
+
+def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _cell(value: float | None, pattern: str) -> str:

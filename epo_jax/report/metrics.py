@@ -41,6 +41,7 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "strategies_cut_off": _mean([turn.stop_reason == "length" for turn in turns]),
         "repeated_token_share": _mean([repeated_token_share(turn.tokens) for turn in turns]),
         "distinct_strategies": len({turn.strategy for turn in turns}) / len(turns) if turns else math.nan,
+        "illegal_action_share": _share(scored, "illegal_actions"),
         "advantage_nonzero_share": _mean([advantage != 0.0 for advantage in advantages]),
         "sampled_logprob": _mean([value for turn in turns for value in turn.logprobs]),
     }
@@ -52,6 +53,13 @@ def describe_each(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     for environment, group in by_environment(trajectories).items():
         values |= {f"{environment}/{name}": value for name, value in describe(group).items()}
     return values
+
+
+def _share(scored: Sequence[Trajectory], count: str) -> float:
+    """A count that the player keeps in `extra`, as a share of the turns of the trajectories that have it."""
+    counted = [trajectory for trajectory in scored if count in trajectory.extra]
+    turns = sum(len(trajectory.turns) for trajectory in counted)
+    return sum(trajectory.extra[count] for trajectory in counted) / turns if turns else math.nan
 
 
 def _mean(values: Sequence[float | bool | None]) -> float:

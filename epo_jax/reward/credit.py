@@ -10,8 +10,9 @@ Everything here is numpy in float64 on the host.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ def estimate(name: str, trajectories: Sequence[Trajectory], **options: Any) -> N
         near = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)
         raise UserError(f"no credit estimator is called {name!r}: did you mean {near[0]!r}? There are {', '.join(sorted(ESTIMATORS))}.")
     ESTIMATORS[name](trajectories, **options)
+
+
+def options_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that the estimator `name` takes."""
+    taken = inspect.signature(ESTIMATORS[name]).parameters
+    return {option: value for option, value in settings.items() if option in taken}
 
 
 # --- building blocks ----------------------------------------------------------------------------------------------------------------------
@@ -72,7 +79,15 @@ def discounted_returns(rewards: Sequence[float], discount: float) -> np.ndarray:
     return returns
 
 
-def _set(trajectory: Trajectory, advantages: np.ndarray) -> None:
+def turn_rewards(trajectory: Trajectory, process_weight: float) -> list[float]:
+    """r_t = process_weight * process_reward_t (signed; 0 where no judge spoke), plus the outcome at the last turn."""
+    rewards = [process_weight * (turn.process_reward or 0.0) for turn in trajectory.turns]
+    rewards[-1] += trajectory.outcome
+    return rewards
+
+
+def set_advantages(trajectory: Trajectory, advantages: np.ndarray) -> None:
+    """Gives every turn its advantage. Raises `ValueError` for one that is not finite."""
     for turn, advantage in zip(trajectory.turns, advantages, strict=True):
         if not math.isfinite(advantage):
             raise ValueError(f"task {trajectory.task_id!r}: an advantage is {advantage}; outcome and process rewards must be finite")
@@ -95,7 +110,7 @@ def epo(trajectories: Sequence[Trajectory], *, discount: float = 0.99) -> None:
         rewards = [1.0 if picked(turn) else (trajectory.outcome if t == last else 0.0) for t, turn in enumerate(trajectory.turns)]
         returns = discounted_returns(rewards, discount)
         largest = np.abs(returns).max()
-        _set(trajectory, returns / largest if largest > 0.0 else np.zeros_like(returns))
+        set_advantages(trajectory, returns / largest if largest > 0.0 else np.zeros_like(returns))
 
 
 @register("reinforce")
@@ -110,8 +125,7 @@ def reinforce(
 ) -> None:
     """Discounted return minus the batch's mean return: good turns go up, bad ones down (Williams 1992).
 
-    r_t = process_weight * process_reward_t (signed; 0 where no judge spoke), plus the outcome at the last turn. A_t = G_t - b, with b by
-    `baseline`:
+    r_t as `turn_rewards` says. A_t = G_t - b, with b by `baseline`:
       "trajectory"  the mean over trajectories of each one's mean over turns. The loss weighs turns the same way (1/T_i), so the weighted
                     advantages of a batch sum to zero: long (often failed) episodes do not drag the baseline, and no token that every
                     episode says moves up or down as a whole;
@@ -125,11 +139,7 @@ def reinforce(
     kept = unmasked(trajectories)
     if not kept:
         return
-    returns = []
-    for trajectory in kept:
-        rewards = [process_weight * (turn.process_reward or 0.0) for turn in trajectory.turns]
-        rewards[-1] += trajectory.outcome
-        returns.append(discounted_returns(rewards, discount))
+    returns = [discounted_returns(turn_rewards(trajectory, process_weight), discount) for trajectory in kept]
     pooled = np.concatenate(returns)
     weights = np.concatenate([np.full(len(g), 1.0 if baseline == "turn" else 1.0 / len(g)) for g in returns])
     centre = 0.0 if baseline == "none" else float(np.average(pooled, weights=weights))
@@ -137,14 +147,14 @@ def reinforce(
     if normalise:
         scale = math.sqrt(float(np.average((pooled - centre) ** 2, weights=weights))) + epsilon
     for trajectory, g in zip(kept, returns, strict=True):
-        _set(trajectory, (g - centre) / scale)
+        set_advantages(trajectory, (g - centre) / scale)
 
 
 @register("clone")
 def clone(trajectories: Sequence[Trajectory]) -> None:
     """Behaviour cloning by the same step: every turn's advantage is 1, so the loss is the negative log-likelihood of what was said."""
     for trajectory in unmasked(trajectories):
-        _set(trajectory, np.ones(len(trajectory.turns)))
+        set_advantages(trajectory, np.ones(len(trajectory.turns)))
 
 
 # --- the control, and what is reported --------------------------------------------------------------------------------------------------------

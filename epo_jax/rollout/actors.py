@@ -1,16 +1,36 @@
-"""Actors (LLM_d): who turns a strategy into an action. An actor is frozen; it never learns."""
+"""Actors (LLM_d): who turns a strategy into an action. An actor is frozen; it never learns.
+
+`literal` is here; `openai` (a model behind an API) and `local` (a model in this process) are language models and keep a conversation an
+episode (exchange.py), each in its own file. `epo_jax/partners.py` makes the one that a run names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from epo_jax.errors import UserError
 from epo_jax.rollout import literal
 
 
+class ActorSession(Protocol):
+    """An actor in one episode, which may remember what it saw and did."""
+
+    async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
+        """The action for this turn, as text that may be anything.
+
+        observation: what the environment said last (at first, the task); strategy: the strategist's words; admissible: the commands that do
+        something now. `ContextFull` ends the episode as a strategist's full context does; `UserError` (a spent budget, a wrong key) stops the run;
+        any other exception means that the actor failed for good: the episode is then masked, not scored.
+        """
+        ...
+
+    def close(self) -> None:
+        """The episode is over."""
+        ...
+
+
 class Actor(Protocol):
-    """Anything that acts. `act` may be called for many episodes at once.
+    """Anything that acts, in many episodes at once.
 
     needs_strategy: whether it only carries out what a strategist says; one that does not can act alone (alone.py).
     money: what it has cost since it was made, in the currency of its prices; 0 for what runs on this machine.
@@ -20,30 +40,23 @@ class Actor(Protocol):
     needs_strategy: bool
     money: float
 
-    async def act(self, messages: Sequence[dict[str, str]], *, strategy: str, admissible: Sequence[str]) -> str:
-        """The action, given the conversation so far, the strategist's last words, and the commands the environment takes.
-
-        Raises any exception if it fails for good: the episode is then masked, not scored.
-        """
+    def begin(self, environment: str, seed: int) -> ActorSession:
+        """The actor in a new episode of this environment; what it samples depends on the seed."""
         ...
 
 
 class LiteralActor:
-    """The embedded actor: carries out the admissible command that the strategy's words name best (`literal.choose`)."""
+    """The embedded actor: carries out the admissible command that the strategy's words name best (`literal.choose`). It remembers nothing."""
 
     name = "literal"
     needs_strategy = True
     money = 0.0
 
-    async def act(self, messages: Sequence[dict[str, str]], *, strategy: str, admissible: Sequence[str]) -> str:
+    def begin(self, environment: str, seed: int) -> LiteralActor:
+        return self
+
+    async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
         return literal.choose(strategy, list(admissible))
 
-
-ACTORS = {"literal": LiteralActor}
-
-
-def make(name: str) -> Actor:
-    """The actor of that name; an unknown name raises `UserError`."""
-    if name not in ACTORS:
-        raise UserError(f"unknown actor {name!r}: known are {', '.join(sorted(ACTORS))}.")
-    return ACTORS[name]()
+    def close(self) -> None:
+        pass

@@ -13,24 +13,20 @@ MODES = ("none", "react")
 
 
 class SelfReliantActor(Actor, Protocol):
-    """An actor whose `needs_strategy` is False: where the strategy is "", it decides by itself."""
+    """An actor whose `needs_strategy` is False: it can decide by itself."""
 
-    def thinking_first(self) -> Actor:
-        """The same actor, except that where the strategy is "" it writes one of its own before each action (ReAct); `name` says so."""
+    def without_strategist(self, mode: str) -> Actor:
+        """The same actor, which gets no strategies: mode "none", it just acts; "react", it writes one of its own before each action."""
         ...
 
 
-def alone(actor: Actor, mode: str) -> Actor:
-    """The actor for episodes without a strategist: as it is (`none`), or thinking first (`react`).
-
-    Raises `UserError` for an actor that can do nothing by itself.
-    """
-    if actor.needs_strategy:
+def check_alone(name: str, needs_strategy: bool, mode: str) -> None:
+    """Raises `UserError` for an actor that can do nothing by itself."""
+    if needs_strategy:
         raise UserError(
-            f"--strategist={mode} lets the actor play alone, and the actor {actor.name} only carries out a strategist's words: "
+            f"--strategist={mode} lets the actor play alone, and the actor {name} only carries out a strategist's words: "
             "give an actor that is a language model, or --strategist=vanilla or trained."
         )
-    return actor.thinking_first() if mode == "react" else actor
 
 
 class Silence:

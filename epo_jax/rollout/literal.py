@@ -17,7 +17,8 @@ The rule, in full. `choose(strategy, admissible)`:
 6. Ties go to the verb that was named first, then to the order of `PRECEDENCE`, then to the lower numbers, then to the alphabet.
 7. Otherwise it looks around: `look` (or, where that is not admissible, the first command).
 
-Where the commands are a shop's (`search[words]`, `click[what]`), the rule of literal_shop.py holds instead.
+Where the commands are a shop's (`search[words]`, `click[what]`), the rule of literal_shop.py holds instead. Where anything can be said
+(`envs.ANYTHING` alone: SOTOPIA), the words themselves are the action, without the label and on one line; what they do is the environment's rule.
 
 So a strategy that names a place by its number is followed, "one of the cabinets" always means the first one that is not
 here, and "keep searching" is answered by a look around. Time is linear in the strategy and in the commands.
@@ -30,6 +31,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from envs import ANYTHING
 from epo_jax.rollout import literal_shop
 
 MAX_CHARACTERS = 2_000
@@ -110,6 +112,8 @@ def choose(strategy: str, admissible: Sequence[str]) -> str:
 
     An empty `admissible` gives `look`. Never raises on any text.
     """
+    if list(admissible) == [ANYTHING]:
+        return " ".join(_LABEL.sub("", strategy[:MAX_CHARACTERS], count=1).split())
     if literal_shop.is_shop(admissible):
         return literal_shop.choose(strategy, admissible)
     commands = [_read(command) for command in admissible]

@@ -12,9 +12,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from epo_jax.errors import UserError
 from epo_jax.generate.engine import ContextFull, Engine, Sampling
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.rollout.actors import Actor
+from epo_jax.rollout.exchange import is_admissible
 from epo_jax.rollout.tasks import TaskSet, dealt
 from epo_jax.trajectory import Trajectory, Turn
 
@@ -41,7 +43,10 @@ class Player:
     weights_version: str
 
     async def play(self, episode: Episode) -> Trajectory:
-        """Plays one episode to its end. A failing actor masks the trajectory; it never becomes a score of zero."""
+        """Plays one episode to its end. A failing actor masks the trajectory; it never becomes a score of zero.
+
+        Raises `UserError` where the actor says that no episode can be played (a spent budget, a wrong key).
+        """
         task_set = episode.task_set
         environment = task_set.make()
         observation = environment.reset(episode.task)
@@ -57,12 +62,12 @@ class Player:
             seed=episode.seed,
             temperature=self.sampling.temperature,
             start_progress=environment.progress(),
-            extra={"index": episode.index, "messages": opening, "replies": []},
+            extra={"index": episode.index, "messages": opening, "replies": [], "illegal_actions": 0},
         )
         if environment.task_type is not None:
             trajectory.extra["task_type"] = environment.task_type
-        messages = list(opening)
         session = self.engine.open(episode.seed)
+        acting = self.actor.begin(task_set.environment, episode.seed)
         try:
             prompt_tokens = self.conversation.start(opening)
             while len(trajectory.turns) < task_set.max_turns:
@@ -72,13 +77,19 @@ class Player:
                     trajectory.end = "context"
                     break
                 strategy = self.conversation.text(sampled.tokens)
-                messages.append({"role": "assistant", "content": strategy})
+                admissible = environment.admissible
                 try:
-                    action = await self.actor.act(messages, strategy=strategy, admissible=environment.admissible)
+                    action = await acting.act(observation, strategy=strategy, admissible=admissible)
+                except ContextFull:  # the actor's own
+                    trajectory.end = "context"
+                    break
+                except UserError:  # what would fail every episode alike stops the run
+                    raise
                 except Exception as error:  # the actor may be any program or server: whatever it raises masks this episode
                     trajectory.masked = f"actor failed: {type(error).__name__}: {error}"
                     trajectory.end = f"error: {type(error).__name__}"
                     break
+                trajectory.extra["illegal_actions"] += not is_admissible(action, admissible)
                 observation, reward, done, info = environment.step(action)
                 trajectory.turns.append(
                     Turn(
@@ -94,7 +105,6 @@ class Player:
                     )
                 )
                 reply = task_set.prompts.after(action, observation)
-                messages.append({"role": "user", "content": reply})
                 trajectory.extra["replies"].append(reply)
                 trajectory.success, trajectory.outcome = bool(info["success"]), environment.outcome
                 if "bought" in info:
@@ -105,6 +115,7 @@ class Player:
                 prompt_tokens = self.conversation.reply_and_continue(sampled.tokens, reply)
         finally:
             self.engine.close(session)
+            acting.close()
         return trajectory
 
 
@@ -118,7 +129,7 @@ async def play_episodes(
 ) -> list[Trajectory]:
     """Plays `episodes`, at most `at_once` at a time; returns those that finished, in order of their index.
 
-    `on_finish` is called with each trajectory as it ends. When `should_stop()` turns true, unfinished episodes are dropped.
+    `on_finish` is called with each trajectory as it ends. When `should_stop()` turns true, or an episode raises, unfinished ones are dropped.
     """
     waiting = iter(episodes)
     running: set[asyncio.Task[Trajectory]] = set()
@@ -131,7 +142,7 @@ async def play_episodes(
                 break
             # The timeout only bounds how long a request to stop goes unseen.
             done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in sorted(done, key=lambda task: task.exception() is not None):  # what is finished is kept even when one raises
                 finished.append(task.result())
                 on_finish(finished[-1])
     finally:
@@ -141,9 +152,12 @@ async def play_episodes(
     return sorted(finished, key=lambda trajectory: trajectory.extra["index"])
 
 
-def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int) -> list[Episode]:
-    """The episodes of a round: every task set's share, its tasks in an order that depends on (seed, round) alone (tasks.dealt)."""
-    return [Episode(index, *dealt(task_sets, index, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
+def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int, group_size: int = 1) -> list[Episode]:
+    """The episodes of a round: every task set's share, its tasks in an order that depends on (seed, round) alone (tasks.dealt).
+
+    Each task is played `group_size` times in a row, by episodes of different seeds.
+    """
+    return [Episode(index, *dealt(task_sets, index // group_size, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
 
 
 def episodes_of_evaluation(task_sets: Sequence[TaskSet], repeats: int = 1) -> list[Episode]:

@@ -1,8 +1,9 @@
 """The words around an episode: instruction, worked example, and how an action is told back to the strategist.
 
 The texts lie with their environment, in `envs/<name>/prompts/`: `strategist.txt` (instruction), `example.txt` (one worked
-conversation) and `brief.txt` (for models too small to use either). The roles are the published ones: instruction with the
-example, an "OK" that nobody trains on, then the task; afterwards `Agent1's {action}` and what followed.
+conversation) and `brief.txt` (for models too small to use either). `actor.txt` and `actor_example.txt` are the same for an actor that
+is a language model. The roles are the published ones: instruction with the example, an "OK" that nobody trains on, then the task;
+afterwards `Agent1's {action}` and what followed.
 """
 
 from __future__ import annotations
@@ -50,3 +51,14 @@ def load(environment: str, style: str) -> Prompts:
     if style == "brief":
         return Prompts(instruction=(folder / "brief.txt").read_text().strip(), turn="{action}\n{observation}")
     raise UserError(f"environment.prompt is {style!r}: it must be full or brief.")
+
+
+def actor_opening(environment: str, style: str) -> list[dict[str, str]]:
+    """What an actor that is a language model reads before the task, by style: `full` (instruction, example, "OK") or `brief` (nothing)."""
+    if style == "brief":
+        return []
+    if style != "full":
+        raise UserError(f"an actor's prompt is {style!r}: it must be full or brief.")
+    folder = importlib.resources.files(f"envs.{environment}") / "prompts"
+    instruction, example = ((folder / name).read_text().strip() for name in ("actor.txt", "actor_example.txt"))
+    return [{"role": "user", "content": f"{instruction}\n\n{example}"}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]

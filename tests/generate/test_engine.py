@@ -105,6 +105,31 @@ def test_a_session_does_not_depend_on_its_company(engine: Engine) -> None:
         assert [samples(one) for one in asyncio.run(converse_all(other, range(5)))] == [samples(one) for one in together[:5]]
 
 
+def test_a_listener_hears_the_answer_in_pieces(engine: Engine) -> None:
+    prompt, sampling = list(range(20, 30)), Sampling(max_new_tokens=20)
+    with make_engine(stop_ids=[]) as endless:
+        (expected,) = endless.generate_batch([prompt], sampling, [4])
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        pieces: list[int] = []
+
+        def listen(new: list[int], new_logprobs: list[float]) -> None:
+            tokens.extend(new)
+            logprobs.extend(new_logprobs)
+            pieces.append(len(new))
+
+        async def scenario() -> Sampled:
+            session = endless.open(4)
+            try:
+                return await endless.generate(session, prompt, sampling, listen)
+            finally:
+                endless.close(session)
+
+        assert asyncio.run(scenario()) == expected
+    assert (tokens, logprobs) == (expected.tokens, expected.logprobs)
+    assert pieces == [6, 6, 6, 2]  # decode_chunk is 6
+
+
 def test_requests_of_one_batch_keep_their_own_settings(engine: Engine) -> None:
     settings = [Sampling(temperature=0.0, max_new_tokens=4), Sampling(max_new_tokens=7), Sampling(temperature=0.5, top_k=3, max_new_tokens=2)]
 

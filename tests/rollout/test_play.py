@@ -116,11 +116,11 @@ def test_a_failing_actor_masks_only_its_episode(task, winning_lines):
         name = "failing"
         calls = 0
 
-        async def act(self, messages, *, strategy, admissible):
+        async def act(self, observation, *, strategy, admissible):
             self.calls += 1
             if self.calls == 3:
                 raise TimeoutError("no answer")
-            return await super().act(messages, strategy=strategy, admissible=admissible)
+            return await super().act(observation, strategy=strategy, admissible=admissible)
 
     engine = ScriptedEngine(winning_lines)
     finished = []
@@ -166,6 +166,9 @@ def test_episodes_of_a_round_depend_on_seed_and_round_alone():
     assert one[:4] == episodes_of_round(tasks, count=4, seed=1, round=0)  # a longer round begins like a shorter one
     assert sorted(episode.task for episode in one[:6]) == names  # each task once before any twice
     assert len({episode.seed for episode in one}) == 9
+    groups = episodes_of_round(tasks, count=6, seed=1, round=0, group_size=3)
+    assert [episode.task for episode in groups] == [one[0].task] * 3 + [one[1].task] * 3
+    assert [episode.seed for episode in groups] == [episode.seed for episode in one[:6]]
     assert 0 <= episode_seed("x", 1) < 2**31
 
 

@@ -1,0 +1,94 @@
+"""An answer that is a JSON value of a given form: read from what a model wrote, checked, and asked again where it does not do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import json_repair
+import jsonschema
+
+from epo_jax.api.client import ApiClient, ApiError
+from epo_jax.api.failures import one_line
+
+Value = TypeVar("Value")
+FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+LONGEST_SHOWN = 4000  # characters of a wrong answer that are shown to the model again
+# Mending takes time that grows with the square of the length, and faster with brackets left open; valid JSON may be as long as it likes.
+LONGEST_MENDED, MOST_BRACKETS_MENDED = 8000, 200
+
+
+def parse(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object in `text` that fits `schema`: bare, in a code fence, within prose, or mended where it is nearly JSON.
+
+    Raises `ValueError` with a sentence that tells the model what to do better.
+    """
+    complaint = "it holds no JSON object"
+    for candidate in _candidates(text):
+        if not isinstance(candidate, dict):
+            continue
+        try:
+            jsonschema.validate(candidate, schema)
+            return candidate
+        except jsonschema.ValidationError as error:
+            where = "".join(f"[{part!r}]" for part in error.absolute_path)
+            complaint = f"the JSON does not fit{' at ' + where if where else ''}: {one_line(error.message)}"
+    raise ValueError(complaint)
+
+
+async def ask(
+    client: ApiClient,
+    messages: Sequence[dict[str, str]],
+    schema: dict[str, Any],
+    check: Callable[[dict[str, Any]], Value],
+    attempts: int = 3,
+    *,
+    salt: str = "",
+) -> Value:
+    """What `check` makes of the model's answer, a JSON object that fits `schema`.
+
+    `check` returns the value, or raises `ValueError` that says what is wrong; then, as after an answer that is not such an object, the model
+    is asked again, with its answer and the reason appended, `attempts` times in all. Every such question has its own place in the cache.
+
+    Raises `ApiError` where no attempt does or the model refuses, and what `ApiClient.complete` raises.
+    """
+    conversation = list(messages)
+    reason = ""
+    for attempt in range(attempts):
+        client.totals.asked_again += attempt > 0
+        reply = await client.complete(conversation, schema=schema, salt=salt)
+        if reply.refusal is not None:
+            raise ApiError(f"{client.name} refused to answer: {one_line(reply.refusal)}")
+        try:
+            return check(await asyncio.to_thread(parse, reply.text, schema))  # a long answer to be mended holds up no other call
+        except ValueError as error:
+            reason = str(error)
+            if reply.finish_reason == "length":
+                reason += " (the answer was cut off, it must be shorter)"
+        conversation += [
+            {"role": "assistant", "content": reply.text[:LONGEST_SHOWN] or "(nothing)"},
+            {"role": "user", "content": f"This answer cannot be used: {reason}. Answer again, with the JSON object alone."},
+        ]
+    raise ApiError(f"{client.name} gave no usable answer in {attempts} attempts (the last: {reason})")
+
+
+def _candidates(text: str) -> Iterator[Any]:
+    """The values that `text` may mean, the most literal reading first."""
+    places = [text, *FENCE.findall(text)]
+    if "{" in text:
+        from_first = text[text.index("{") :]
+        places += [from_first[: from_first.rfind("}") + 1], from_first]
+    for place in places:
+        try:
+            yield json.loads(place)
+        except (ValueError, RecursionError):
+            continue
+    for place in reversed(places):
+        if "{" in place and len(place) <= LONGEST_MENDED and place.count("{") + place.count("[") <= MOST_BRACKETS_MENDED:
+            try:
+                yield json_repair.loads(place)
+            except (ValueError, RecursionError):
+                continue
