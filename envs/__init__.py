@@ -73,6 +73,10 @@ class Environment(Protocol):
         """The id of the present game."""
 
     @property
+    def task_type(self) -> str | None:
+        """What kind of task the present game is, where its environment has kinds."""
+
+    @property
     def success(self) -> bool:
         """Whether the present game is won."""
 

@@ -1,4 +1,4 @@
-"""Evaluation figures: success with an interval, and the paired difference of two evaluations on the same tasks."""
+"""Evaluation figures: means with intervals, and the paired difference of two evaluations on the same tasks, with its p-value."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from epo_jax.trajectory import Trajectory
 
 RESAMPLES = 10_000
+# What one episode says of each figure; None where it says nothing.
+FIGURES = {
+    "success": lambda trajectory: trajectory.success,
+    "reward": lambda trajectory: trajectory.outcome,
+    "bought": lambda trajectory: trajectory.extra.get("bought"),
+    "turns": lambda trajectory: len(trajectory.turns),
+    "strategy_tokens": lambda trajectory: _strategy_tokens(trajectory),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,26 +39,65 @@ def estimate(values: Sequence[float]) -> Estimate:
     sample = np.asarray(values, np.float64)
     if sample.size == 0:
         raise ValueError("no values to estimate a mean from")
-    draws = np.random.default_rng(0).integers(0, sample.size, (RESAMPLES, sample.size))
-    low, high = np.percentile(sample[draws].mean(axis=1), [2.5, 97.5])
+    generator, at_once = np.random.default_rng(0), max(1, 1_000_000 // sample.size)  # thousands of tasks would fill the memory
+    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
+    means = np.concatenate([sample[generator.integers(0, sample.size, (size, sample.size))].mean(axis=1) for size in sizes])
+    low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(sample.mean()), float(low), float(high), int(sample.size))
 
 
 def values_of(trajectories: Sequence[Trajectory], environment: str, figure: str) -> dict[str, float]:
-    """Task id → "success" (0 or 1), "reward" (in [0, 1]) or "bought" (0 or 1) of an environment's episodes that were not masked."""
-    read = {
-        "success": lambda trajectory: trajectory.success,
-        "reward": lambda trajectory: trajectory.outcome,
-        "bought": lambda trajectory: trajectory.extra.get("bought"),
-    }[figure]
-    chosen = [trajectory for trajectory in trajectories if trajectory.masked is None and trajectory.environment == environment]
-    return {trajectory.task_id: float(read(trajectory)) for trajectory in chosen if read(trajectory) is not None}
+    """Task id → the mean of a figure over the task's episodes that were not masked; tasks without any are left out.
+
+    Figures: "success" and "bought" (0 or 1), "reward" (in [0, 1]), "turns" (of an episode), "strategy_tokens" (of a turn).
+    """
+    read, found = FIGURES[figure], dict[str, list[float]]()
+    for trajectory in trajectories:
+        if trajectory.masked is None and trajectory.environment == environment and (value := read(trajectory)) is not None:
+            found.setdefault(trajectory.task_id, []).append(float(value))
+    return {task: float(np.mean(values)) for task, values in found.items()}
+
+
+def _strategy_tokens(trajectory: Trajectory) -> float | None:
+    """Tokens a turn; None where nothing was sampled, as without a strategist."""
+    lengths = [len(turn.tokens) for turn in trajectory.turns]
+    return float(np.mean(lengths)) if any(lengths) else None
 
 
 def paired_difference(before: dict[str, float], after: dict[str, float]) -> Estimate:
     """`after` − `before`, task by task, over the tasks that both have."""
     both = sorted(before.keys() & after.keys())
     return estimate([after[task] - before[task] for task in both])
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedTest:
+    """The two-sided p-value of "both are alike", and the name of the test that gave it."""
+
+    p: float
+    name: str
+
+
+def paired_test(before: dict[str, float], after: dict[str, float]) -> PairedTest:
+    """Whether the values of the tasks that both have differ by more than chance.
+
+    McNemar's exact test where all values are 0 or 1; else the permutation test that flips the signs of the differences: exact where they are
+    few, with RESAMPLES draws (fixed seed) otherwise.
+    """
+    both = sorted(before.keys() & after.keys())
+    differences = np.asarray([after[task] - before[task] for task in both], np.float64)
+    differences = differences[differences != 0.0]  # equal pairs have no sign to flip
+    if all(values[task] in (0.0, 1.0) for task in both for values in (before, after)):
+        p = stats.binomtest(int(np.sum(differences > 0)), differences.size).pvalue if differences.size else 1.0
+        return PairedTest(float(p), "McNemar, exact")
+    exact = 2.0**differences.size <= RESAMPLES
+    name = "paired permutation, exact" if exact else f"paired permutation, {RESAMPLES} draws"
+    if differences.size < 2:  # both signs of one difference are equally far from 0
+        return PairedTest(1.0, name)
+    found = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, batch=1000, rng=np.random.default_rng(0)
+    )
+    return PairedTest(float(found.pvalue), name)
 
 
 def report(now: Sequence[Trajectory], before: Sequence[Trajectory], environment: str) -> str:

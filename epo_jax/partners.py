@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,6 @@ from epo_jax.rollout.actor_openai import OpenAIActor
 from epo_jax.rollout.actors import Actor, LiteralActor
 from epo_jax.strategist import Strategist
 
-ACTORS = ("literal", "local", "openai")
 JUDGES = ("graded", "openai", "progress", "verifier")
 API_JUDGES = ("graded", "openai")
 INITIAL = ("", "initial")  # local_actor.source: the strategist's own weights, as they were before any training
@@ -49,7 +49,7 @@ BUDGET_NAME = "api_spent.sqlite"
 def check_actor(config: ConfigDict) -> None:
     """Raises `UserError` for an actor that does not exist or lacks something: a key, a model's name, weights."""
     if config.actor not in ACTORS:
-        raise UserError(f"unknown actor {config.actor!r}: known are {', '.join(ACTORS)}.")
+        raise UserError(f"unknown actor {config.actor!r}: known are {', '.join(sorted(ACTORS))}.")
     if config.actor == "openai":
         _check_api(config, "actor_api")
     if config.actor == "local":
@@ -137,26 +137,24 @@ class Partners:
     """Actor and judge of one run. Make them before the learner takes the strategist's weights."""
 
     def __init__(self, config: ConfigDict, folder: pathlib.Path, strategist: Strategist, mesh: Mesh) -> None:
-        roles = {"actor": "actor_api"} if config.actor == "openai" else {}
-        if config.judge in API_JUDGES:
-            roles["judge"] = "judge_api"
-        self.clients = ApiClients(config, folder, roles)
+        self.clients = ApiClients(config, folder, api_roles(config, "actor", "judge"))
         self.actor = make_actor(config, self.clients, strategist, mesh)
         self.judge = make_judge(config.judge, self.clients)
 
     def close(self) -> None:
         self.clients.close()
-        if isinstance(self.actor, LocalActor):
-            self.actor.shutdown()
+        close_actor(self.actor)
 
 
-def make_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist, mesh: Mesh) -> Actor:
-    """The actor that `config.actor` names; see `check_actor`."""
-    if config.actor == "openai":
-        return OpenAIActor(clients["actor"], clients["actor"].name)
-    if config.actor == "local":
-        return _local_actor(config, strategist, mesh)
-    return LiteralActor()
+def make_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist | None, mesh: Mesh) -> Actor:
+    """The actor that `config.actor` names; see `check_actor`. strategist: untrained, for a local actor that is the same model."""
+    return ACTORS[config.actor].make(config, clients, strategist, mesh)
+
+
+def api_roles(config: ConfigDict, *roles: str) -> dict[str, str]:
+    """Those of "actor" and "judge" that an API model plays → the section of the configuration that says which."""
+    plays = {"actor": config.actor == "openai", "judge": config.judge in API_JUDGES}
+    return {role: f"{role}_api" for role in roles if plays[role]}
 
 
 def make_judge(name: str, clients: ApiClients, *, salt: str = "") -> Judge:
@@ -167,7 +165,21 @@ def make_judge(name: str, clients: ApiClients, *, salt: str = "") -> Judge:
     return Verifier() if name == "verifier" else ProgressJudge()
 
 
-def _local_actor(config: ConfigDict, strategist: Strategist, mesh: Mesh) -> LocalActor:
+def close_actor(actor: Actor) -> None:
+    """Ends what an actor holds beyond its episodes."""
+    if isinstance(actor, LocalActor):
+        actor.shutdown()
+
+
+def _openai_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist | None, mesh: Mesh) -> OpenAIActor:
+    return OpenAIActor(clients["actor"], clients["actor"].name)
+
+
+def _literal_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist | None, mesh: Mesh) -> LiteralActor:
+    return LiteralActor()
+
+
+def _local_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist | None, mesh: Mesh) -> LocalActor:
     settings = config.local_actor
     if settings.source in INITIAL:
         model = strategist
@@ -193,3 +205,19 @@ def _local_actor(config: ConfigDict, strategist: Strategist, mesh: Mesh) -> Loca
     )
     sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_action_tokens)
     return LocalActor(engine, model.conversation, sampling, model=model.name, prompt=settings.prompt)
+
+
+class ActorKind(NamedTuple):
+    """make: (config, clients, strategist, mesh) → the actor; needs_strategy, name: what is known of it before it is made."""
+
+    make: Callable[[ConfigDict, ApiClients, Strategist | None, Mesh], Actor]
+    needs_strategy: bool
+    name: Callable[[ConfigDict], str]
+
+
+# To add an actor, name it here.
+ACTORS: dict[str, ActorKind] = {
+    "literal": ActorKind(_literal_actor, LiteralActor.needs_strategy, lambda config: "literal"),
+    "local": ActorKind(_local_actor, LocalActor.needs_strategy, lambda config: f"local:{config.local_actor.source}"),
+    "openai": ActorKind(_openai_actor, OpenAIActor.needs_strategy, lambda config: f"openai:{config.actor_api.model}"),
+}

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
+from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.mesh import check_divides, param_shardings
 from epo_jax.model import gguf_weights, hf_weights, llama, mini_tokenizer
 from epo_jax.model.config import LlamaConfig
@@ -26,13 +27,17 @@ MINI = pathlib.Path(__file__).parent / "model" / "mini"
 
 @dataclasses.dataclass
 class Strategist:
-    """A model with its words: float32 parameters on the mesh, tokenizer, and conversation format."""
+    """A model with its words: parameters on the mesh (float32 to learn), tokenizer, and conversation format.
+
+    step: which of a run's checkpoints it is, where it is one.
+    """
 
     name: str
     config: LlamaConfig
     params: Any
     tokenizer: Tokenizer
     conversation: ConversationFormat
+    step: int | None = None
 
 
 def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strategist:
@@ -60,29 +65,41 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
     return _from_files(path, mesh, jnp.float32)
 
 
-def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTypeLike = jnp.float32) -> Strategist:
-    """A strategist to use and not to train, on one device, with parameters of `dtype`.
+def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Strategist:
+    """A strategist to use and not to train, on the mesh (None: on one device), with parameters of `dtype`.
 
     Args:
       source: a run's folder, or its folder of checkpoints, or whatever `find` knows but "random".
       step: which of a run's checkpoints, the newest whole one if None.
 
     Raises:
-      UserError: there is nothing, it is damaged, or `step` is given and `source` is no run.
+      UserError: there is nothing, it is damaged, the mesh does not divide it, or `step` is given and `source` is no run.
     """
-    folder = pathlib.Path(source)
-    if (folder / "checkpoints").is_dir() or (folder.parent / "tokenizer").is_dir() and folder.name == "checkpoints":
-        run = run_of(folder)
-        model, params, _ = restore_params(run / "checkpoints", step)
+    if is_run(source):
+        run = run_of(pathlib.Path(source))
+        shardings = None if mesh is None else lambda model: _shardings(LlamaConfig.from_hf(model), mesh)
+        model, params, record = restore_params(run / "checkpoints", step, shardings=shardings)
         tokenizer = Tokenizer.load(run / "tokenizer")
         params = jax.tree.map(lambda x: x.astype(dtype), params)
-        return Strategist(run.absolute().name, LlamaConfig.from_hf(model), params, tokenizer, ConversationFormat(tokenizer))
+        found = record.get("position", {}).get("saves", step)
+        return Strategist(run.absolute().name, LlamaConfig.from_hf(model), params, tokenizer, ConversationFormat(tokenizer), found)
     path = find(source)
     if path is None:
         raise UserError("random weights are only for training: give a run's folder, a Hugging Face folder, or mini.")
     if step is not None:
         raise UserError(f"{source} is no run's folder and has no steps: leave the step out.")
-    return _from_files(path, None, dtype)
+    return _from_files(path, mesh, dtype)
+
+
+def is_run(source: str) -> bool:
+    """Whether `source` is the folder of a run that has saved checkpoints, or its folder of checkpoints."""
+    folder = pathlib.Path(source)
+    return (folder / "checkpoints").is_dir() or (folder.name == "checkpoints" and (folder.parent / "tokenizer").is_dir())
+
+
+def _shardings(config: LlamaConfig, mesh: Mesh) -> dict[str, Any]:
+    check_divides(config, mesh)
+    return param_shardings(config, mesh)
 
 
 def _from_files(path: pathlib.Path, mesh: Mesh | None, dtype: jax.typing.DTypeLike) -> Strategist:
@@ -94,6 +111,29 @@ def _from_files(path: pathlib.Path, mesh: Mesh | None, dtype: jax.typing.DTypeLi
         model_config, params = hf_weights.load(path, mesh, dtype)
         tokenizer = Tokenizer.load(path)
     return Strategist(path.stem if path.is_file() else path.name, model_config, params, tokenizer, ConversationFormat(tokenizer))
+
+
+def engine(strategist: Strategist, params: Any, config: ConfigDict, mesh: Mesh, version: str) -> Engine:
+    """An engine as `config.rollout` wants it, which samples from `params` of the strategist's model; `version` names them."""
+    rollout = config.rollout
+    return Engine(
+        strategist.config,
+        params,
+        stop_ids=strategist.conversation.stop_ids,
+        pad_id=strategist.tokenizer.pad_id,
+        slots=rollout.slots,
+        max_length=rollout.max_context,
+        decode_chunk=rollout.decode_chunk,
+        compute_dtype=config.model.compute_dtype,
+        mesh=mesh if mesh.size > 1 else None,
+        weights_version=version,
+    )
+
+
+def sampling(config: ConfigDict, temperature: float) -> Sampling:
+    """How strategies are sampled, as `config.rollout` says, at this temperature."""
+    rollout = config.rollout
+    return Sampling(temperature=temperature, top_k=rollout.top_k, top_p=rollout.top_p, max_new_tokens=rollout.max_strategy_tokens)
 
 
 def find(source: str) -> pathlib.Path | None:

@@ -38,9 +38,10 @@ from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
 from epo_jax.reward.group_credit import GROUP_ESTIMATORS
 from epo_jax.rollout import demonstrations, tasks
-from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, play_episodes
+from epo_jax.rollout.keep import play_and_keep
+from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round
 from epo_jax.run_folder import RunFolder
-from epo_jax.trajectory import Trajectory, append_jsonl, by_environment, read_jsonl, write_jsonl
+from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
 
@@ -192,42 +193,28 @@ class Run:
 
     def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
         """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
-        position = self.learner.position
-        kept = _already_played(path, episodes, self.engine.weights_version, learning=position.steps > 0)
-        played = {trajectory.extra["index"] for trajectory in kept}
-        missing = [episode for episode in episodes if episode.index not in played]
         player = Player(
             engine=self.engine,
             conversation=self.strategist.conversation,
             actor=self.partners.actor,
             sampling=sampling,
-            round=position.round,
+            round=self.learner.position.round,
             weights_version=self.engine.weights_version,
         )
-        before, start = self.engine.stats, time.monotonic()
-        write_jsonl(path, kept)
-        with bar(title, len(episodes)) as progress:
-            progress.advance(amount=len(played))
-            outcomes: list[float] = []
-
-            def on_finish(trajectory: Trajectory) -> None:
-                append_jsonl(path, trajectory)
-                outcomes.append(trajectory.outcome)
-                rate = (self.engine.stats["decode_tokens"] - before["decode_tokens"]) / max(progress.seconds, 1e-3)
-                progress.advance("; ".join(filter(None, (f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s", self.partners.clients.note()))))
-
-            fresh = asyncio.run(
-                play_episodes(player, missing, at_once=self.config.rollout.slots, on_finish=on_finish, should_stop=lambda: self.stop.requested)
-            )
+        trajectories, figures = play_and_keep(
+            title,
+            player,
+            episodes,
+            path,
+            at_once=self.config.rollout.slots,
+            should_stop=lambda: self.stop.requested,
+            learning=self.learner.position.steps > 0,
+            note=self.partners.clients.note,
+        )
         if self.stop.requested:
             self.learner.save_and_stop()
-        after, seconds = self.engine.stats, time.monotonic() - start
-        values["seconds_play"] = seconds
-        values["episodes_per_second"] = len(fresh) / seconds
-        values["play_tokens_per_second"] = (after["decode_tokens"] - before["decode_tokens"]) / seconds
-        prompt = after["prompt_tokens"] - before["prompt_tokens"]
-        values["prefill_share"] = (after["prefill_tokens"] - before["prefill_tokens"]) / prompt if prompt else math.nan
-        return sorted([*kept, *fresh], key=lambda trajectory: trajectory.extra["index"])
+        values |= figures
+        return trajectories
 
     def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
         """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
@@ -298,23 +285,10 @@ class Run:
         return self.config.rounds * learn.epochs * math.ceil(self.config.rollout.episodes / (learn.rows * learn.accumulation))
 
     def _sampling(self, temperature: float) -> Sampling:
-        rollout = self.config.rollout
-        return Sampling(temperature=temperature, top_k=rollout.top_k, top_p=rollout.top_p, max_new_tokens=rollout.max_strategy_tokens)
+        return strategists.sampling(self.config, temperature)
 
     def _make_engine(self) -> Engine:
-        rollout = self.config.rollout
-        return Engine(
-            self.strategist.config,
-            self.learner.playing_params(),
-            stop_ids=self.strategist.conversation.stop_ids,
-            pad_id=self.strategist.tokenizer.pad_id,
-            slots=rollout.slots,
-            max_length=rollout.max_context,
-            decode_chunk=rollout.decode_chunk,
-            compute_dtype=self.config.model.compute_dtype,
-            mesh=self.mesh if self.mesh.size > 1 else None,
-            weights_version=self.learner.version,
-        )
+        return strategists.engine(self.strategist, self.learner.playing_params(), self.config, self.mesh, self.learner.version)
 
     def _renew_engine(self) -> None:
         self.engine.update_weights(self.learner.playing_params(), self.learner.version)
@@ -353,27 +327,6 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     if size == 1 and config.credit.estimator in GROUP_ESTIMATORS:
         raise UserError(f"credit.estimator {config.credit.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
     check_buckets(config.learn.length_buckets, config.learn.max_length)
-
-
-def _already_played(path: Path, episodes: Sequence[Episode], weights_version: str, *, learning: bool) -> list[Trajectory]:
-    """What an interrupted start left of these episodes, played with the present weights and without a fault.
-
-    An episode that only the judge failed on was played, and is judged again. Once the round's learning has begun, everything stays as it is.
-    """
-    if not path.exists():
-        return []
-    seeds = {episode.index: episode.seed for episode in episodes}
-    kept = [
-        trajectory
-        for trajectory in read_jsonl(path)
-        if trajectory.weights_version == weights_version
-        and seeds.get(trajectory.extra.get("index")) == trajectory.seed
-        and (learning or trajectory.masked is None or judge.masked_by_judge(trajectory))
-    ]
-    if not learning:
-        for trajectory in kept:
-            trajectory.masked = None
-    return kept
 
 
 if __name__ == "__main__":

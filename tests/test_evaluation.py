@@ -1,13 +1,16 @@
-"""Intervals against hand calculations and against the normal approximation."""
+"""Intervals and p-values against hand calculations, the normal approximation, and counting all cases."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from epo_jax.evaluation import estimate, paired_difference, report, values_of
-from epo_jax.trajectory import Trajectory
+from epo_jax.evaluation import RESAMPLES, estimate, paired_difference, paired_test, report, values_of
+from epo_jax.trajectory import Trajectory, Turn
 
 
 def test_interval_is_that_of_a_proportion():
@@ -16,6 +19,14 @@ def test_interval_is_that_of_a_proportion():
     half = 1.96 * math.sqrt(0.6 * 0.4 / 100)  # normal approximation
     assert result.low == pytest.approx(0.6 - half, abs=0.015)
     assert result.high == pytest.approx(0.6 + half, abs=0.015)
+
+
+def test_an_interval_over_many_tasks_is_drawn_in_parts():
+    """The parts together are the draws that one table of them would be, which may not fit into the memory."""
+    sample = np.random.default_rng(3).random(301)  # 3,322 draws at once, which does not divide 10,000
+    draws = np.random.default_rng(0).integers(0, sample.size, (RESAMPLES, sample.size))
+    low, high = np.percentile(sample[draws].mean(axis=1), [2.5, 97.5])
+    assert (estimate(sample).low, estimate(sample).high) == (low, high)
 
 
 def test_difference_is_paired_by_task():
@@ -51,3 +62,50 @@ def test_each_environment_is_reported_by_its_own_figures():
     assert "reward 25.0% [25.0%, 25.0%], paired difference to before +25.0 points" in told
     assert "bought 100.0% [100.0%, 100.0%], paired difference to before +100.0 points [+100.0, +100.0]; n = 1" in told
     assert report(now, [], "sotopia") == ""
+
+
+def test_repeats_of_a_task_are_one_value_and_no_strategy_has_no_length():
+    def played(task, won, *lengths, masked=None):
+        turns = [Turn(tokens=[7] * length, logprobs=[0.0] * length) for length in lengths]
+        return Trajectory("alfworld", task, success=won, outcome=float(won), turns=turns, masked=masked)
+
+    several = [played("a", True, 3, 5), played("a", False, 1), played("b", True, 0, 0, 0), played("b", False, 9, masked="actor failed")]
+    assert values_of(several, "alfworld", "success") == {"a": 0.5, "b": 1.0}  # b's failed episode is no failure
+    assert values_of(several, "alfworld", "turns") == {"a": 1.5, "b": 3.0}
+    assert values_of(several, "alfworld", "strategy_tokens") == {"a": 2.5}  # (4 + 1) / 2; b was played without a strategist
+
+
+def tasks(values):
+    return {str(number): float(value) for number, value in enumerate(values)}
+
+
+@pytest.mark.parametrize("gained, lost, same", [(5, 1, 10), (9, 0, 0), (0, 3, 2), (4, 4, 4), (1, 0, 7), (0, 0, 6)])
+def test_p_of_successes_is_mcnemars(gained, lost, same):
+    """By hand: among the tasks that changed, either side is as likely as in tosses of a fair coin."""
+    before, after = tasks([0] * gained + [1] * lost + [1] * same), tasks([1] * gained + [0] * lost + [1] * same)
+    changed, extreme = gained + lost, min(gained, lost)
+    tail = sum(math.comb(changed, count) for count in range(extreme + 1)) / 2**changed
+    found = paired_test(before, after)
+    assert found.name == "McNemar, exact" and found.p == pytest.approx(min(1.0, 2 * tail))
+    assert paired_test(after, before).p == pytest.approx(found.p)
+
+
+def test_p_of_few_rewards_counts_every_sign():
+    values = np.random.default_rng(5)
+    before, after = values.random(9), values.random(9) + 0.2
+    differences = after - before
+    means = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=9)]
+    expected = np.mean(np.asarray(means) >= abs(differences.sum()) - 1e-12)
+    found = paired_test(tasks(before), tasks(after) | {"only after": 5.0})
+    assert found.name == "paired permutation, exact" and found.p == pytest.approx(expected)
+    assert paired_test(tasks([0.5, 0.25]), tasks([0.5, 0.5])).p == paired_test(tasks([0.5]), tasks([0.5])).p == 1.0
+
+
+def test_p_of_many_rewards_is_near_the_t_tests():
+    values = np.random.default_rng(6)
+    before = values.random(300)
+    after = before + values.normal(0.02, 0.2, 300)
+    found = paired_test(tasks(before), tasks(after))
+    assert found.name == f"paired permutation, {RESAMPLES} draws"
+    assert found.p == pytest.approx(stats.ttest_rel(after, before).pvalue, abs=0.02) and 0.01 < found.p < 0.99
+    assert found == paired_test(tasks(before), tasks(after))  # the same draws every time

@@ -191,6 +191,11 @@ class AlfworldEnvironment:
         return self.task.id
 
     @property
+    def task_type(self) -> str:
+        """Which of the six kinds the present game's goal is ("pick_heat_then_place_in_recep")."""
+        return self._playing().game.goal.task_type
+
+    @property
     def success(self) -> bool:
         """Whether the present game is won."""
         self._playing()

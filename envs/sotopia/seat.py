@@ -171,6 +171,10 @@ class SotopiaSeat:
         return self._playing().id
 
     @property
+    def task_type(self) -> None:
+        """SOTOPIA's scenarios have no kinds that all sources name."""
+
+    @property
     def success(self) -> bool:
         """Whether the conversation is over with a goal score of WON or more. Never where it needs an evaluator."""
         goal = self.environment.goal(self._playing().seat)

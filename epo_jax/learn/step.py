@@ -104,7 +104,7 @@ def make_step(
       grad_norm  global norm of the gradient before clipping
       trajectories
     """
-    compute_dtype = _dtype(compute_dtype)
+    compute_dtype = dtype_of(compute_dtype)
 
     def row_sum(params: Any, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logprobs, entropies = losses.token_logprobs(
@@ -155,7 +155,7 @@ def make_scorer(
     config: LlamaConfig, mesh: Mesh | None = None, *, compute_dtype: Any = jnp.float32, chunk: int | None = None
 ) -> Step:
     """score(params, batch [A,B,T]) -> log-probabilities of the sampled tokens [A,B,T] float32, 0 elsewhere. Nothing is donated."""
-    compute_dtype = _dtype(compute_dtype)
+    compute_dtype = dtype_of(compute_dtype)
 
     def score(params: Any, batch: TrajectoryBatch) -> jax.Array:
         def rows(batch: TrajectoryBatch) -> jax.Array:
@@ -174,7 +174,7 @@ def accumulated_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, *batch_sharding(mesh).spec))
 
 
-def _dtype(name: Any) -> Any:
+def dtype_of(name: Any) -> Any:
     """A dtype, or its name as a configuration spells it."""
     if isinstance(name, str):
         if name not in DTYPES:

@@ -17,12 +17,24 @@ from epo_jax.rollout.prompts import actor_opening
 class LocalActor:
     """`engine` holds the actor's weights, `conversation` is its tokenizer's; `prompt` is a style of `prompts.actor_opening`."""
 
-    def __init__(self, engine: Engine, conversation: ConversationFormat, sampling: Sampling, *, model: str, prompt: str) -> None:
+    needs_strategy = False
+    money = 0.0
+
+    def __init__(
+        self, engine: Engine, conversation: ConversationFormat, sampling: Sampling, *, model: str, prompt: str, alone: str | None = None
+    ) -> None:
         self.name = f"local:{model}"
-        self._engine, self._conversation, self._sampling, self._prompt = engine, conversation, sampling, prompt
+        self._engine, self._conversation, self._sampling = engine, conversation, sampling
+        self._model, self._prompt, self._alone = model, prompt, alone
+
+    def without_strategist(self, mode: str) -> LocalActor:
+        """The same model, deciding by itself (alone.py)."""
+        return LocalActor(self._engine, self._conversation, self._sampling, model=self._model, prompt=self._prompt, alone=mode)
 
     def begin(self, environment: str, seed: int) -> LocalActorSession:
-        return LocalActorSession(self._engine, self._conversation, self._sampling, actor_opening(environment, self._prompt), seed)
+        begins = {None: None, "none": "Action:", "react": "Thought:"}[self._alone]
+        opening = actor_opening(environment, self._prompt)
+        return LocalActorSession(self._engine, self._conversation, self._sampling, opening, seed, begins)
 
     def shutdown(self) -> None:
         self._engine.shutdown()
@@ -30,9 +42,16 @@ class LocalActor:
 
 class LocalActorSession:
     def __init__(
-        self, engine: Engine, conversation: ConversationFormat, sampling: Sampling, opening: Sequence[dict[str, str]], seed: int
+        self,
+        engine: Engine,
+        conversation: ConversationFormat,
+        sampling: Sampling,
+        opening: Sequence[dict[str, str]],
+        seed: int,
+        begins: str | None,
     ) -> None:
-        self._engine, self._conversation, self._sampling, self._opening = engine, conversation, sampling, opening
+        """begins: how the actor's message begins without a strategist; None: with the strategy."""
+        self._engine, self._conversation, self._sampling, self._opening, self._begins = engine, conversation, sampling, opening, begins
         self._session = engine.open(seed)
         self._said: list[int] | None = None  # the last answer as it was sampled
 
@@ -42,7 +61,7 @@ class LocalActorSession:
             tokens = self._conversation.start([*self._opening, {"role": "user", "content": shown(observation)}])
         else:
             tokens = self._conversation.reply_and_continue(self._said, shown(observation))
-        tokens = tokens + self._conversation.begin_reply(f"{said(strategy)}\nAction:")
+        tokens = tokens + self._conversation.begin_reply(self._begins or f"{said(strategy)}\nAction:")
         sampled = await self._engine.generate(self._session, tokens, self._sampling)
         self._said = sampled.tokens
         return read_action(self._conversation.text(sampled.tokens), admissible)

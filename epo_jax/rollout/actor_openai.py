@@ -12,25 +12,37 @@ from epo_jax.rollout.prompts import actor_opening
 class OpenAIActor:
     """One request a turn. What fails, and how often it is tried, is the client's (epo_jax/api)."""
 
-    def __init__(self, client: ApiClient, model: str) -> None:
+    needs_strategy = False
+
+    def __init__(self, client: ApiClient, model: str, *, alone: str | None = None) -> None:
         self.name = f"openai:{model}"
-        self._client = client
+        self._client, self._model, self._alone = client, model, alone
+
+    @property
+    def money(self) -> float:
+        return self._client.totals.money
+
+    def without_strategist(self, mode: str) -> OpenAIActor:
+        """The same model, deciding by itself (alone.py)."""
+        return OpenAIActor(self._client, self._model, alone=mode)
 
     def begin(self, environment: str, seed: int) -> OpenAIActorSession:
-        return OpenAIActorSession(self._client, Exchange(actor_opening(environment, "full")), seed)
+        exchange = Exchange(actor_opening(environment, "full"), alone=self._alone)
+        return OpenAIActorSession(self._client, exchange, seed, thinking=self._alone == "react")
 
 
 class OpenAIActorSession:
-    def __init__(self, client: ApiClient, exchange: Exchange, seed: int) -> None:
-        self._client, self._exchange, self._seed = client, exchange, seed
+    def __init__(self, client: ApiClient, exchange: Exchange, seed: int, *, thinking: bool) -> None:
+        self._client, self._exchange, self._seed, self._thinking = client, exchange, seed, thinking
 
     async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
         """Raises `ApiError` if the call failed for good. A refusal is an answer like any other, which the environment will not understand."""
         # With the salt, equal requests of two episodes are sampled apart, and those of a round that is played again are found in the cache.
         salt = f"{self._seed}/{self._exchange.turns}"
         reply = await self._client.complete(self._exchange.ask(observation, strategy), salt=salt)
-        action = read_action(reply.text or reply.refusal or "", admissible)
-        self._exchange.answered(observation, strategy, action)
+        answer = reply.text or reply.refusal or ""
+        action = read_action(answer, admissible)
+        self._exchange.answered(observation, read_thought(answer) if self._thinking else strategy, action)
         return action
 
     def close(self) -> None:

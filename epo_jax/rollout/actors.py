@@ -30,9 +30,15 @@ class ActorSession(Protocol):
 
 
 class Actor(Protocol):
-    """Anything that acts, in many episodes at once."""
+    """Anything that acts, in many episodes at once.
+
+    needs_strategy: whether it only carries out what a strategist says; one that does not can act alone (alone.py).
+    money: what it has cost since it was made, in the currency of its prices; 0 for what runs on this machine.
+    """
 
     name: str
+    needs_strategy: bool
+    money: float
 
     def begin(self, environment: str, seed: int) -> ActorSession:
         """The actor in a new episode of this environment; what it samples depends on the seed."""
@@ -43,6 +49,8 @@ class LiteralActor:
     """The embedded actor: carries out the admissible command that the strategy's words name best (`literal.choose`). It remembers nothing."""
 
     name = "literal"
+    needs_strategy = True
+    money = 0.0
 
     def begin(self, environment: str, seed: int) -> LiteralActor:
         return self

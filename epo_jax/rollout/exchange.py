@@ -28,6 +28,11 @@ MAX_OBSERVATION = 16_000
 MAX_ACTION = 300  # characters of an answer that count as its action
 MAX_ANSWER = 20_000  # characters of an answer that are read
 
+# Without a strategist (alone.py) the actor just acts, or thinks first (ReAct, Yao et al. 2023).
+REQUESTS_ALONE = {
+    "none": 'Now act. Write one line: "Action: ..."',
+    "react": 'First think, then act. Write two lines: "Thought: ..." with your strategy in one or two sentences, then "Action: ..."',
+}
 REQUEST = 'Continue your message, which begins with this strategy, by the action that carries it out. Write one line: "Action: ..."'
 
 _ACTION = re.compile(r"\baction[*_` ]{0,4}:[*_` ]{0,4}", re.IGNORECASE)
@@ -37,22 +42,28 @@ _WRAPPING = " \t`*\"'“”"
 
 
 class Exchange:
-    """The messages of one episode after its opening (prompts.actor_opening). turns: how many were answered."""
+    """The messages of one episode after its opening (prompts.actor_opening). turns: how many were answered.
 
-    def __init__(self, opening: Sequence[dict[str, str]]) -> None:
+    alone: the mode of an actor without a strategist, see REQUESTS_ALONE; None with one.
+    """
+
+    def __init__(self, opening: Sequence[dict[str, str]], *, alone: str | None = None) -> None:
         self._messages = list(opening)
+        self._alone = alone
         self.turns = 0
 
     def ask(self, observation: str, strategy: str) -> list[dict[str, str]]:
         """The messages of a request for the next action, for a server that answers whole messages only."""
-        request = f"{shown(observation)}\n\n<strategy>\n{said(strategy)}\n</strategy>\n\n{REQUEST}"
+        wanted = REQUESTS_ALONE[self._alone] if self._alone else f"<strategy>\n{said(strategy)}\n</strategy>\n\n{REQUEST}"
+        request = f"{shown(observation)}\n\n{wanted}"
         return [*self._messages, {"role": "user", "content": request}]
 
     def answered(self, observation: str, strategy: str, action: str) -> None:
-        """Keeps a turn in the published form, as later requests show it."""
+        """Keeps a turn in the published form, as later requests show it; `strategy` is the strategist's, or the actor's own ("": none)."""
+        begun = f"{said(strategy)}\n" if strategy or not self._alone else ""
         self._messages += [
             {"role": "user", "content": shown(observation)},
-            {"role": "assistant", "content": f"{said(strategy)}\nAction: {one_line(action, MAX_ACTION)}"},
+            {"role": "assistant", "content": f"{begun}Action: {one_line(action, MAX_ACTION)}"},
         ]
         self.turns += 1
 
@@ -66,6 +77,13 @@ def said(strategy: str) -> str:
     """A strategy as the beginning of the actor's message: one line with a label ("Thought:" where it has none)."""
     line = one_line(strategy, MAX_STRATEGY)
     return line if _LABEL.match(line) else f"Thought: {line}".strip()
+
+
+def read_thought(answer: str) -> str:
+    """What an answer says before its last "Action:", without a label; "" where there is nothing."""
+    answer = plain(answer.rpartition("</think>")[2][:MAX_ANSWER], MAX_ANSWER)
+    after = list(_ACTION.finditer(answer))
+    return one_line(_LABEL.sub("", answer[: after[-1].start()], count=1), MAX_STRATEGY).strip(_WRAPPING) if after else ""
 
 
 def read_action(answer: str, admissible: Sequence[str]) -> str:

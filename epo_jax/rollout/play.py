@@ -64,6 +64,8 @@ class Player:
             start_progress=environment.progress(),
             extra={"index": episode.index, "messages": opening, "replies": [], "illegal_actions": 0},
         )
+        if environment.task_type is not None:
+            trajectory.extra["task_type"] = environment.task_type
         session = self.engine.open(episode.seed)
         acting = self.actor.begin(task_set.environment, episode.seed)
         try:
@@ -158,12 +160,12 @@ def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, ro
     return [Episode(index, *dealt(task_sets, index // group_size, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
 
 
-def episodes_of_evaluation(task_sets: Sequence[TaskSet]) -> list[Episode]:
-    """All held-out tasks, each with a seed that depends on the task alone."""
-    held_out = [(task_set, task) for task_set in task_sets for task in task_set.held_out]
+def episodes_of_evaluation(task_sets: Sequence[TaskSet], repeats: int = 1) -> list[Episode]:
+    """All held-out tasks, then all of them again for every further repeat; a seed depends on the task and the repeat alone."""
+    held_out = [(repeat, task_set, task) for repeat in range(repeats) for task_set in task_sets for task in task_set.held_out]
     return [
-        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id))
-        for index, (task_set, task) in enumerate(held_out)
+        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id, *([repeat] if repeat else [])))
+        for index, (repeat, task_set, task) in enumerate(held_out)
     ]
 
 

@@ -46,8 +46,11 @@ class TaskSet:
         )
 
 
-def load(config: ConfigDict) -> list[TaskSet]:
-    """The task sets of `config.environments` whose share is not 0. Raises `UserError` for one that cannot be played."""
+def load(config: ConfigDict, *, train: bool = True) -> list[TaskSet]:
+    """The task sets of `config.environments` whose share is not 0, without the tasks to train on where nobody will.
+
+    Raises `UserError` for one that cannot be played.
+    """
     shares = {name: settings.share for name, settings in sorted(config.environments.items())}
     for name, share in shares.items():
         if not (math.isfinite(share) and share >= 0):
@@ -57,11 +60,14 @@ def load(config: ConfigDict) -> list[TaskSet]:
     total = math.fsum(shares.values())
     played = {name: share / total for name, share in shares.items() if share}
     return all_or_what_is_missing(
-        *(functools.partial(_load_one, name, config.environments[name], share, config.evaluate.tasks) for name, share in played.items())
+        *(
+            functools.partial(_load_one, name, config.environments[name], share, config.evaluate.tasks, train=train)
+            for name, share in played.items()
+        )
     )
 
 
-def _load_one(name: str, settings: ConfigDict, share: float, held_out: int) -> TaskSet:
+def _load_one(name: str, settings: ConfigDict, share: float, held_out: int, *, train: bool) -> TaskSet:
     options = settings.options.to_dict()
     environment = envs.make(name, **options)
     train_split, eval_split = (
@@ -75,7 +81,7 @@ def _load_one(name: str, settings: ConfigDict, share: float, held_out: int) -> T
         share=share,
         train_split=train_split,
         eval_split=eval_split,
-        train=environment.tasks(train_split),
+        train=environment.tasks(train_split) if train else [],
         held_out=_sample(environment.tasks(eval_split), held_out),
         prompts=prompts.load(name, settings.prompt),
         max_turns=settings.max_turns,

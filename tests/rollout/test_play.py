@@ -8,9 +8,10 @@ import dataclasses
 import pytest
 
 import envs
+from envs.alfworld.generator import TASK_TYPES
 from epo_jax.generate.engine import ContextFull, Sampled, Sampling
 from epo_jax.rollout.actors import LiteralActor
-from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_round, play_episodes
+from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, play_episodes
 from epo_jax.rollout.prompts import Prompts, load
 from epo_jax.rollout.tasks import TaskSet
 from epo_jax.trajectory import read_jsonl, write_jsonl
@@ -169,6 +170,24 @@ def test_episodes_of_a_round_depend_on_seed_and_round_alone():
     assert [episode.task for episode in groups] == [one[0].task] * 3 + [one[1].task] * 3
     assert [episode.seed for episode in groups] == [episode.seed for episode in one[:6]]
     assert 0 <= episode_seed("x", 1) < 2**31
+
+
+def test_an_evaluation_plays_every_held_out_task_alike_each_time(task):
+    tasks = [dataclasses.replace(task_set(), held_out=[task]), dataclasses.replace(task_set(environment="webshop"), held_out=[task])]
+    once, thrice = episodes_of_evaluation(tasks), episodes_of_evaluation(tasks, repeats=3)
+    assert thrice[:2] == once and [episode.index for episode in thrice] == list(range(6))
+    assert [episode.task_set.environment for episode in thrice] == ["alfworld", "webshop"] * 3
+    assert len({episode.seed for episode in thrice}) == 6
+    # The seed depends on task and repeat, and not on what else is played.
+    assert [episode.seed for episode in episodes_of_evaluation(tasks[1:], repeats=3)] == [episode.seed for episode in thrice[1::2]]
+
+
+def test_an_episode_tells_its_kind_where_there_are_kinds(task):
+    environment = envs.make("alfworld")
+    environment.reset(task)
+    assert play(ScriptedEngine(["Thought: hm."]), task, max_turns=1).extra["task_type"] == environment.task_type in TASK_TYPES
+    goal = envs.make("webshop").tasks("generated:eval")[0]
+    assert "task_type" not in play(ScriptedEngine(["Thought: hm."]), goal, max_turns=1, environment="webshop").extra
 
 
 def test_braces_in_an_observation_are_text():
