@@ -10,7 +10,7 @@ import pytest
 import envs
 from epo_jax.errors import UserError
 from epo_jax.rollout import literal
-from epo_jax.rollout.exchange import MAX_ACTION, Exchange, is_admissible, read_action
+from epo_jax.rollout.exchange import MAX_ACTION, Exchange, is_admissible, read_action, read_thought
 from epo_jax.rollout.prompts import actor_opening
 from tests.model.hostile_text import hostile_texts
 
@@ -124,3 +124,26 @@ def test_hostile_text_never_changes_the_structure():
         exchange.answered(observation, strategy, action)
         lines = exchange.ask("", "")[-2]["content"].split("\n")
         assert len(lines) == 2 and not lines[0].startswith("Action:") and lines[1].startswith("Action:")
+
+
+# --- without a strategist --------------------------------------------------------------------------------------------------
+
+
+def test_alone_the_actor_is_asked_for_the_action_or_for_a_thought_first():
+    none, react = (Exchange([], alone=mode) for mode in ("none", "react"))
+    for exchange in (none, react):
+        request = exchange.ask("You are in a room.", "")[-1]["content"]
+        assert "<strategy>" not in request and request.startswith("You are in a room.\n\n") and '"Action: ..."' in request
+        assert ('"Thought: ..."' in request) == (exchange is react)
+    none.answered("You are in a room.", "", "look")
+    react.answered("You are in a room.", read_thought("Thought: the pen may be\nin the desk.\nAction: open desk 1"), "open desk 1")
+    assert none.ask("", "")[-2]["content"] == "Action: look"
+    assert react.ask("", "")[-2]["content"] == "Thought: the pen may be in the desk.\nAction: open desk 1"
+
+
+@pytest.mark.parametrize(
+    "answer, thought",
+    [("Action: look", ""), ("look", ""), ("<think>Action: a</think>**Thought:** b\nAction: c", "b"), ("I go on. Action: go", "I go on.")],
+)
+def test_a_thought_is_what_stands_before_the_action(answer, thought):
+    assert read_thought(answer) == thought
