@@ -69,11 +69,19 @@ class Evaluation:
         self.mesh = make_mesh(config.mesh.to_dict())
         self.strategist = self._load_strategist()
         self.what = self._what()
+        engine, conversation = self._engine_and_conversation()
         record = {"config": flatten(config.to_dict()), **provenance(config)}
         self.folder = EvaluationFolder.open(pathlib.Path(options.output or self._usual_output()), self.what, record)
         self.clients = partners.ApiClients(config, self.folder.path, partners.api_roles(config, "actor"))
         self.actor = self._make_actor()
-        self.player = self._player()
+        self.player = Player(
+            engine=engine,
+            conversation=conversation,
+            actor=self.actor,
+            sampling=strategists.sampling(config, config.evaluate.temperature),
+            round=0,
+            weights_version=engine.weights_version,
+        )
 
     def everything(self) -> list[Row]:
         """Plays what has not been played, shows the figures and writes them; a request to stop ends it early with `Stopped`."""
@@ -122,21 +130,12 @@ class Evaluation:
         actor = partners.make_actor(self.config, self.clients, None, self.mesh)
         return actor.without_strategist(self.options.strategist) if self.options.strategist in WITHOUT_STRATEGIST else actor
 
-    def _player(self) -> Player:
-        config = self.config
+    def _engine_and_conversation(self) -> tuple[Any, Any]:
         if self.strategist is None:
-            engine = conversation = Silence()
-        else:
-            engine = strategists.engine(self.strategist, self.strategist.params, config, self.mesh, self.what["strategist"]["weights"])
-            conversation = self.strategist.conversation
-        return Player(
-            engine=engine,
-            conversation=conversation,
-            actor=self.actor,
-            sampling=strategists.sampling(config, config.evaluate.temperature),
-            round=0,
-            weights_version=engine.weights_version,
-        )
+            silence = Silence()
+            return silence, silence
+        engine = strategists.engine(self.strategist, self.strategist.params, self.config, self.mesh, self.what["strategist"]["weights"])
+        return engine, self.strategist.conversation
 
     def _load_strategist(self) -> Strategist | None:
         """None in the modes without one."""
