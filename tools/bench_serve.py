@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import aiohttp  # noqa: E402
+import numpy as np  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import envs  # noqa: E402
@@ -104,7 +105,7 @@ async def measure(url: str, dialogues: list[Messages], *, clients: int, requests
                 "requests_per_second": total / seconds,
                 "tokens_per_second": sum(tokens for _, tokens in heard) / seconds,
                 "median_seconds": statistics.median(latencies),
-                "p95_seconds": latencies[int(0.95 * (len(latencies) - 1))],
+                "p95_seconds": float(np.percentile(latencies, 95)),
             }
 
         few = max(1, requests // 4)
