@@ -1,10 +1,7 @@
-"""One seat of SOTOPIA as an environment like the others: somebody advises this seat, a scripted partner plays the other.
+"""SOTOPIA as environments like the others: somebody advises one party (party.py), and a scripted partner plays the other; or both are advised.
 
-`step` takes one of two things. An action as JSON, `{"action_type": …, "argument": …}`, as a model that acts would give it; what begins like JSON and
-cannot be read is the action `none`, and the observation begins with the sentence that says why. Anything else is words: the seat's own plain
-negotiator (negotiator.py) hears them as advice and makes the move. So the embedded actor has nothing to choose: `admissible` lists `envs.ANYTHING`,
-at which it passes the strategist's words on, but for their label (epo_jax/rollout/literal.py), and which words make a good move is what the
-strategist learns.
+The embedded actor has nothing to choose: `admissible` lists `envs.ANYTHING`, at which it passes the strategist's words on, but for their label
+(epo_jax/rollout/literal.py), and which words make a good move is what the strategist learns.
 """
 
 from __future__ import annotations
@@ -15,15 +12,14 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import envs
-from envs.sotopia import brief, generator, phrases
-from envs.sotopia.action import NONE, Action
+from envs.sotopia import generator, phrases
 from envs.sotopia.environment import CONVERSATION_OVER, SotopiaEnvironment, SotopiaTask
 from envs.sotopia.expert import decide
+from envs.sotopia.party import TEXTS, WON, Party
 from envs.sotopia.scenario import SEATS, View
 from epo_jax.errors import UserError
 
-WON = 5.0  # the goal score from which a conversation counts as a success: half of all that there was to gain
+__all__ = ["WON", "SeatTask", "SotopiaSeat"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +46,13 @@ class SotopiaSeat:
     ) -> None:
         if seat not in (0, 1, "both"):
             raise UserError(f"there is no seat {seat!r}: use 0, 1 or both")
-        if text not in ("full", "brief", "auto"):
-            raise UserError(f"there is no text {text!r}: use full, brief or auto")
+        if text not in TEXTS:
+            raise UserError(f"there is no text {text!r}: use one of {', '.join(TEXTS)}")
         self.environment = SotopiaEnvironment(data, generated)
         self._seats = SEATS if seat == "both" else (seat,)
         self._text = text
         self.task: SeatTask | None = None
+        self._party: Party | None = None
 
     # --- which games there are ----------------------------------------------------------------
 
@@ -82,72 +79,50 @@ class SotopiaSeat:
 
     # --- an episode ---------------------------------------------------------------------------
 
+    def parties(self, task: SeatTask | str) -> tuple[Party, Party]:
+        """Starts a conversation in which both parties are moved from outside, the first of them first; `step` is not for it."""
+        self.task = self.find_task(task) if isinstance(task, str) else task
+        self.environment.reset(self.task.combination)
+        return (Party(self.environment, 0, self._text), Party(self.environment, 1, self._text))
+
     def reset(self, task: SeatTask | str) -> str:
         """Starts a conversation; returns the seat's context, with the partner's first move where it has it."""
-        if isinstance(task, str):
-            task = self.find_task(task)
-        self.task = task
-        self.environment.reset(task.combination)
-        self._own = self.environment.negotiator(task.seat, tempered=False)
-        self._partner = self.environment.negotiator(1 - task.seat, tempered=True)
+        parties = self.parties(task)
+        self._party, self._partner = parties[self.task.seat], parties[1 - self.task.seat]
         self._partner_moves()
-        view = self.view()
-        return "\n".join([brief.opening(view) if self._brief else f"{view.opening()}\nAgent1 is {view.name}.", *self._lines(0)])
+        return self._party.read()
 
     def step(self, action: str) -> tuple[str, float, bool, dict[str, Any]]:
         """observation (what both did), reward, done, {"success", "admissible", "end"}; "fault" where JSON could not be read."""
-        if self.done:
-            return CONVERSATION_OVER, 0.0, True, self._info()
-        before, fault = self.view().turn, None
-        if action.lstrip().startswith(("{", "```")):
-            try:
-                move = Action.parse(action)
-            except ValueError as error:
-                move, fault = Action(NONE), f"That was no action: {error}."
-        else:
-            move = self._own.choose(action, self.view())
-        self.environment.step(self.task.seat, move)
+        party = self._playing()
+        if party.done:
+            return CONVERSATION_OVER, 0.0, True, party.info()
+        party.move(action)
+        fault = party.fault
         self._partner_moves()
-        lines = [*([fault] if fault else []), *self._lines(before)]
-        if self.done and not self._brief:
-            goal = self.environment.goal(self.task.seat)
-            lines.append("The conversation is over." if goal is None else f"The conversation is over. Your goal score: {goal:.1f} of 10.")
-        reward = (self.outcome or 0.0) if self.done else 0.0
-        return "\n".join(lines), reward, self.done, self._info() | ({"fault": fault} if fault else {})
+        reward = (party.outcome or 0.0) if party.done else 0.0
+        return party.read(), reward, party.done, party.info() | ({"fault": fault} if fault else {})
 
     def _partner_moves(self) -> None:
-        seat = 1 - self.task.seat
-        while self.environment.turn == seat:
-            self.environment.step(seat, self._partner.choose(None, self.environment.view(seat)))
-
-    def _lines(self, since: int) -> list[str]:
-        view = self.view()
-        return [brief.line(view, number) if self._brief else view.line(number) for number in range(since, view.turn)]
-
-    def _info(self) -> dict[str, Any]:
-        return {"success": self.success, "admissible": self.admissible, "end": self.environment.conversation.end}
-
-    @property
-    def _brief(self) -> bool:
-        return self._text != "full" and self.view().side is not None
+        while self._partner.to_move:
+            self._partner.move_as_partner()
 
     def view(self) -> View:
         """What the seat knows now."""
-        return self.environment.view(self._playing().seat)
+        return self._playing().view()
 
     @property
     def done(self) -> bool:
-        self._playing()
-        return self.environment.done
+        return self._playing().done
 
     @property
     def admissible(self) -> list[str]:
         """[envs.ANYTHING] while it lasts: any words, or a JSON action."""
-        return [] if self.done else [envs.ANYTHING]
+        return self._playing().admissible
 
     def progress(self) -> float:
         """How well the seat stands, in [0, 1] (SotopiaEnvironment.progress)."""
-        return self.environment.progress(self._playing().seat)
+        return self._playing().progress()
 
     def expert_action(self) -> str:
         """What the expert, who sees only this seat's view, would advise now, in precise words; "look" when the conversation is over."""
@@ -161,14 +136,15 @@ class SotopiaSeat:
         The expert words its strategies in mixed styles, `actor(strategy, admissible)` acts on the words, and the expert goes on from what
         really happened.
         """
-        return phrases.demonstrate(self, self._playing(), seed, max_turns=max_turns, actor=actor)
+        self._playing()
+        return phrases.demonstrate(self, self.task, seed, max_turns=max_turns, actor=actor)
 
     # --- scores -------------------------------------------------------------------------------
 
     @property
     def task_id(self) -> str:
         """The id of the present task."""
-        return self._playing().id
+        return self._playing().task_id
 
     @property
     def task_type(self) -> None:
@@ -177,15 +153,14 @@ class SotopiaSeat:
     @property
     def success(self) -> bool:
         """Whether the conversation is over with a goal score of WON or more. Never where it needs an evaluator."""
-        goal = self.environment.goal(self._playing().seat)
-        return self.done and goal is not None and goal >= WON
+        return self._playing().success
 
     @property
     def outcome(self) -> float | None:
         """The seat's goal / 10; None where it needs an evaluator."""
-        return self.environment.outcome(self._playing().seat)
+        return self._playing().outcome
 
-    def _playing(self) -> SeatTask:
-        if self.task is None:
+    def _playing(self) -> Party:
+        if self._party is None:
             raise RuntimeError("reset an environment before anything else")
-        return self.task
+        return self._party
