@@ -48,6 +48,20 @@ def get_defaults() -> ConfigDict:
     config.environments.webshop = get_environment(max_turns=10)
     config.environments.webshop.options.pages = "brief"  # full: as the original's; brief: without what the conversation holds already
 
+    config.environments.sotopia = get_environment(max_turns=10, share=0.0)
+    config.environments.sotopia.max_words = 10
+
+    config.self_play = ConfigDict()  # who sits at the other seat in SOTOPIA (epo_jax/rollout/opponents.py says who they are)
+    config.self_play.opponents = ConfigDict()  # weights, relative to each other; 0: never met
+    config.self_play.opponents.self = 0.0
+    config.self_play.opponents.scripted = 1.0
+    config.self_play.opponents.untrained = 0.0
+    config.self_play.opponents.earlier = 0.0
+    config.self_play.opponents.none = 0.0
+    config.self_play.opponents.react = 0.0
+    config.self_play.memory = 4  # rounds that "earlier" reaches back
+    config.self_play.evaluate = "scripted"  # whom every evaluation meets: one of the above but "earlier"
+
     config.rollout = ConfigDict()
     config.rollout.episodes = 96  # a round
     config.rollout.group_size = 1  # times that each task of a round is played; the group estimators need 2 or more
@@ -126,6 +140,10 @@ def get_defaults() -> ConfigDict:
     config.evaluate.tasks = 100  # held-out tasks of each environment, if it has so many
     config.evaluate.temperature = 1.0
 
+    config.compare = ConfigDict()  # python -m epo_jax.evaluate without --strategist
+    config.compare.strategists = ()  # several modes in one table (none, react, vanilla, trained), each compared with the first; (): one, trained
+    config.compare.checkpoint = ""  # whose weights are "trained", if --checkpoint does not say
+
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 2
     config.checkpoint.every_steps = 0  # also in the middle of learning, every so many optimizer steps; 0: never
@@ -134,14 +152,15 @@ def get_defaults() -> ConfigDict:
     return config
 
 
-def get_environment(max_turns: int) -> ConfigDict:
+def get_environment(max_turns: int, share: float = 1.0) -> ConfigDict:
     """The fields of one environment's part in a run."""
     environment = ConfigDict()
-    environment.share = 1.0  # of the episodes, relative to the other environments' shares; 0: not played
+    environment.share = share  # of the episodes, relative to the other environments' shares; 0: not played
     # auto: real data where its folder is named (ALFWORLD_DATA: train, valid_seen; WEBSHOP_DATA: train, test), else generated:train, generated:eval
     environment.train_split = "auto"
     environment.eval_split = "auto"
     environment.prompt = "brief"  # full: instruction and worked example; brief: the task alone
-    environment.max_turns = max_turns
+    environment.max_turns = max_turns  # of the strategist, in each seat that it advises
+    environment.max_words = 0  # of a strategy that the actor gets to read; what was sampled is learned from whole. 0: all
     environment.options = ConfigDict()  # of the environment's constructor
     return environment

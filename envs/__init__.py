@@ -18,6 +18,9 @@ REGISTRY = {
     "sotopia": "envs.sotopia.seat:SotopiaSeat",
 }
 
+# Environments whose episodes are conversations of two parties: they have `parties(task)`, one for each seat (envs/sotopia/party.py).
+TWO_SEATS = ("sotopia",)
+
 # What `admissible` lists, alone, where any words can be said: the strategist's words are the action then.
 ANYTHING = "<words>"
 

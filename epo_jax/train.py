@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from epo_jax import command_line, partners, strategist as strategists
+from epo_jax import command_line, partners, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
@@ -41,6 +41,7 @@ from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round
 from epo_jax.run_folder import RunFolder
+from epo_jax.self_play import Opponents
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -70,6 +71,9 @@ class Run:
             lambda: partners.check_actor(config),
             lambda: partners.check_judge(config),
         )
+        if self._converses:
+            played = [task_set.environment for task_set in self.task_sets]
+            self_play.check(config, played, partners.ACTORS[config.actor].needs_strategy)
         self.mesh = make_mesh(config.mesh.to_dict())
         _check_learning(config, self.mesh)
         self.strategist = strategists.load(
@@ -78,6 +82,7 @@ class Run:
         self.folder = RunFolder.open(config)
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
+        self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
         totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
@@ -98,6 +103,8 @@ class Run:
             self.warm_start()
         position = self.learner.position
         while True:
+            if position.steps == 0 and self._converses:
+                self.opponents.remember(position.round, self.learner.state.params)
             if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
                 self.evaluate()
             if position.round >= self.config.rounds:
@@ -129,10 +136,9 @@ class Run:
 
     def play(self, values: dict[str, float]) -> list[Trajectory]:
         """The round's episodes; those that an earlier start already played with the same weights are read back."""
-        round, rollout = self.learner.position.round, self.config.rollout
-        episodes = episodes_of_round(self.task_sets, count=rollout.episodes, group_size=rollout.group_size, seed=self.config.seed, round=round)
-        sampling = self._sampling(rollout.temperature)
-        return self._play(f"round {round + 1} play", episodes, sampling, self.folder.trajectories(round), values)
+        round = self.learner.position.round
+        sampling = self._sampling(self.config.rollout.temperature)
+        return self._play(f"round {round + 1} play", self._episodes(round), sampling, self.folder.trajectories(round), values)
 
     def assign_credit(self, trajectories: list[Trajectory], values: dict[str, float]) -> None:
         """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
@@ -174,7 +180,8 @@ class Run:
         rounds_done, values = self.learner.position.round, dict[str, float]()
         path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
         sampling = self._sampling(self.config.evaluate.temperature)
-        trajectories = self._play("evaluation", episodes_of_evaluation(self.task_sets), sampling, path, values)
+        episodes = episodes_of_evaluation(self.task_sets, opponent=self.opponents.of_evaluation())
+        trajectories = self._play("evaluation", episodes, sampling, path, values)
         values |= describe_each(trajectories) | self.partners.clients.figures()
         self.metrics.write("evaluation", rounds_done, values)
         before = read_jsonl(first) if rounds_done and first.exists() else []
@@ -186,10 +193,27 @@ class Run:
         """Leaves the strategist as a Hugging Face folder and says where everything is."""
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.state.params, self.folder.tokenizer)
         self.metrics.close()
+        self.opponents.shutdown()
         self.engine.shutdown()
         say(f"done: the strategist is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}")
 
     # --- their parts ----------------------------------------------------------------------------------------------
+
+    @property
+    def _converses(self) -> bool:
+        """Whether there are opponents to meet."""
+        return any(task_set.two_seats for task_set in self.task_sets)
+
+    def _episodes(self, round: int) -> list[Episode]:
+        rollout = self.config.rollout
+        return episodes_of_round(
+            self.task_sets,
+            count=rollout.episodes,
+            group_size=rollout.group_size,
+            seed=self.config.seed,
+            round=round,
+            opponent=self.opponents.of_round(round),
+        )
 
     def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
         """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
@@ -200,6 +224,7 @@ class Run:
             sampling=sampling,
             round=self.learner.position.round,
             weights_version=self.engine.weights_version,
+            others=self.opponents.advisers({episode.opponent for episode in episodes if episode.task_set.two_seats}, sampling),
         )
         trajectories, figures = play_and_keep(
             title,
@@ -282,7 +307,8 @@ class Run:
 
     def _steps_in_all(self) -> int:
         learn = self.config.learn
-        return self.config.rounds * learn.epochs * math.ceil(self.config.rollout.episodes / (learn.rows * learn.accumulation))
+        trajectories = (sum(episode.trajectories for episode in self._episodes(round)) for round in range(self.config.rounds))
+        return sum(learn.epochs * math.ceil(count / (learn.rows * learn.accumulation)) for count in trajectories)
 
     def _sampling(self, temperature: float) -> Sampling:
         return strategists.sampling(self.config, temperature)

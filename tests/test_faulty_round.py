@@ -132,7 +132,7 @@ class Round:
         finished = [] if finished is None else finished
 
         async def everything():
-            played = await play_episodes(player, episodes, at_once=32, on_finish=finished.append)
+            played = await play_episodes(player, episodes, at_once=32, on_finish=finished.extend)
             return played, await judge.judge_all(OpenAIJudge(self.judge, "m"), played, concurrency=24)
 
         try:

@@ -4,6 +4,7 @@
     python -m epo_jax.evaluate --config=configs/alfshop.py --strategist=vanilla               the same strategist before any training
     python -m epo_jax.evaluate --config=configs/alfshop.py --checkpoint=mini --tasks=64 --split=alfworld=generated:train
     python -m epo_jax.evaluate --compare=runs/evaluation/A,runs/evaluation/B                  A minus B, without playing
+    python -m epo_jax.evaluate --config=configs/sotopia.py:compare                            none, react, vanilla and trained in one table
 
 Environments, prompts, sampling and actor are the configuration's, whatever the strategist was trained with. The same command continues an
 evaluation that was stopped (Ctrl-C, SIGTERM, a kill) where it stood.
@@ -22,8 +23,10 @@ from epo_jax.errors import UserError
 from epo_jax.evaluate import compare
 from epo_jax.evaluate.folder import EvaluationFolder, write_table
 from epo_jax.evaluate.run import Evaluation, Options
+from epo_jax.evaluate.several import evaluate_several
 from epo_jax.interrupt import Stopped, StopRequest
 
+FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", "A run's folder, a Hugging Face folder, gguf:PACKAGE_OR_FILE, or mini.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the number in its name; the newest whole one if not given.")
@@ -34,6 +37,12 @@ STRATEGIST = flags.DEFINE_string(
     "react: the actor writes its own strategy first.",
 )
 ACTOR = flags.DEFINE_string("actor", None, "The actor; the configuration's if not given.")
+PARTNER = flags.DEFINE_string(
+    "partner",
+    "",
+    "Who sits at the other seat in SOTOPIA: self (the strategist has both), scripted, untrained, none or react (the actor alone); the "
+    "configuration's self_play.evaluate if not given.",
+)
 SPLIT = flags.DEFINE_string("split", "", "A split's name, or ENVIRONMENT=NAME,...; the configuration's if not given.")
 TASKS = flags.DEFINE_integer("tasks", None, "At most so many tasks of each environment, always the same ones; all of the split if not given.")
 REPEATS = flags.DEFINE_integer("repeats", 1, "Episodes a task.")
@@ -56,10 +65,16 @@ def main() -> None:
         config.actor = ACTOR.value
     if TEMPERATURE.value is not None:
         config.evaluate.temperature = TEMPERATURE.value
-    options = Options(STRATEGIST.value, CHECKPOINT.value, STEP.value, SPLIT.value, TASKS.value, REPEATS.value, OUTPUT.value)
+    options = Options(STRATEGIST.value, CHECKPOINT.value, STEP.value, SPLIT.value, TASKS.value, REPEATS.value, OUTPUT.value, PARTNER.value)
+    several = config.compare.strategists and not FLAGS["strategist"].present
+    if several and others:
+        raise UserError("--compare with a configuration that compares several strategists: say which of them, with --strategist.")
     with StopRequest() as stop:
-        evaluation = Evaluation(config, options, stop)
         try:
+            if several:
+                evaluate_several(config, options, stop)
+                return
+            evaluation = Evaluation(config, options, stop)
             evaluation.everything()
         except Stopped:
             sys.exit(130)

@@ -89,5 +89,9 @@ def _cells(row: Row) -> list[str]:
     figure = row["figure"]
     means = [number(figure, row[name]) for name in ("mean_this", "mean_other")]
     change, low, high = (number(figure, row[name], signed=True) for name in ("difference", "low", "high"))
-    p = f"{row['p']:.3f}" if row["p"] >= 0.001 else f"{row['p']:.1e}"
-    return [LABELS[figure], str(row["n"]), *means, f"{change}{' points' if figure in SHARES else ''} [{low}, {high}]", p]
+    return [LABELS[figure], str(row["n"]), *means, f"{change}{' points' if figure in SHARES else ''} [{low}, {high}]", p_value(row["p"])]
+
+
+def p_value(p: float) -> str:
+    """As people read it."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"

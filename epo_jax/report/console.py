@@ -70,6 +70,7 @@ EPISODE_ROWS = (
     ("actions that name nothing possible", "illegal_action_share", "{:.1%}"),
     ("advantages not zero", "advantage_nonzero_share", "{:.1%}"),
     ("strategy length, tokens", "strategy_tokens", "{:.1f}"),
+    ("strategies cut to the word limit", "overlong_strategy_share", "{:.1%}"),
     ("repeated tokens", "repeated_token_share", "{:.1%}"),
 )
 ROUND_ROWS = (

@@ -39,6 +39,7 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "ended_by_context": _mean([trajectory.end == "context" for trajectory in scored]),
         "strategy_tokens": _mean([len(turn.tokens) for turn in turns]),
         "strategies_cut_off": _mean([turn.stop_reason == "length" for turn in turns]),
+        "overlong_strategy_share": _share(scored, "overlong_strategies"),
         "repeated_token_share": _mean([repeated_token_share(turn.tokens) for turn in turns]),
         "distinct_strategies": len({turn.strategy for turn in turns}) / len(turns) if turns else math.nan,
         "illegal_action_share": _share(scored, "illegal_actions"),

@@ -6,10 +6,13 @@ episode (exchange.py), each in its own file. `epo_jax/partners.py` makes the one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 from epo_jax.rollout import literal
+
+_MOVES = re.compile(r"(?P<moves>\d{1,4}) moves\.|There are (?P<turns>\d{1,4}) turns in all")
 
 
 class ActorSession(Protocol):
@@ -57,6 +60,41 @@ class LiteralActor:
 
     async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
         return literal.choose(strategy, list(admissible))
+
+    def close(self) -> None:
+        pass
+
+    def without_strategist(self, mode: str) -> Actor:
+        """In a conversation: no words at all, at which the party moves as it sees fit, or ("react") a rule of thumb's."""
+        return Wordless() if mode == "none" else RuleOfThumb()
+
+
+class Wordless(LiteralActor):
+    """Has nothing to say to its party."""
+
+    async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
+        return ""
+
+
+class RuleOfThumb(LiteralActor):
+    """Advises itself by what everybody knows of bargaining: give way slowly, and take what there is when the last move comes."""
+
+    def begin(self, environment: str, seed: int) -> _Bargaining:
+        return _Bargaining()
+
+
+class _Bargaining:
+    """One conversation. How many moves there are is told in the context; where it is not, the last one is never known."""
+
+    def __init__(self) -> None:
+        self._moves: int | None = None
+
+    async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
+        if self._moves is None:
+            told = _MOVES.search(observation)
+            self._moves = int(told["moves"] or (int(told["turns"]) + 1) // 2) if told else 0
+        self._moves -= 1
+        return "accept their offer" if self._moves == 0 else "concede slowly"
 
     def close(self) -> None:
         pass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import envs
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Sampled, Sampling
 from epo_jax.rollout.actors import Actor
@@ -13,19 +14,23 @@ MODES = ("none", "react")
 
 
 class SelfReliantActor(Actor, Protocol):
-    """An actor whose `needs_strategy` is False: it can decide by itself."""
+    """An actor that can decide by itself: everywhere if its `needs_strategy` is False, in conversations otherwise."""
 
     def without_strategist(self, mode: str) -> Actor:
         """The same actor, which gets no strategies: mode "none", it just acts; "react", it writes one of its own before each action."""
         ...
 
 
-def check_alone(name: str, needs_strategy: bool, mode: str) -> None:
-    """Raises `UserError` for an actor that can do nothing by itself."""
-    if needs_strategy:
+def check_alone(name: str, needs_strategy: bool, mode: str, environments: Iterable[str]) -> None:
+    """Raises `UserError` for an actor that can do nothing by itself in one of these environments.
+
+    In a conversation everybody can: a party that gets no words moves as it sees fit (envs/sotopia/party.py).
+    """
+    helpless = sorted(set(environments) - set(envs.TWO_SEATS))
+    if needs_strategy and helpless:
         raise UserError(
-            f"--strategist={mode} lets the actor play alone, and the actor {name} only carries out a strategist's words: "
-            "give an actor that is a language model, or --strategist=vanilla or trained."
+            f"{mode!r} lets the actor play alone, and in {helpless[0]} the actor {name} only carries out a strategist's words: "
+            "give an actor that is a language model, or a strategist (vanilla or trained)."
         )
 
 

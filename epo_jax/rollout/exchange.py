@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from envs import ANYTHING
 from epo_jax.untrusted import one_line, plain
 
 MAX_STRATEGY = 2_000  # characters of a strategy that the actor is shown
@@ -111,8 +112,11 @@ def read_action(answer: str, admissible: Sequence[str]) -> str:
 
 
 def is_admissible(action: str, admissible: Sequence[str]) -> bool:
-    """Whether an environment that lists these commands takes the action. A list with a search takes every query; an empty list takes anything."""
-    if not admissible or action in admissible:
+    """Whether an environment that lists these commands takes the action.
+
+    A list with a search takes every query; an empty list, or one of `envs.ANYTHING`, takes anything.
+    """
+    if not admissible or action in admissible or ANYTHING in admissible:
         return True
     return any(command.startswith("search[") for command in admissible) and _SEARCH.fullmatch(action.strip()) is not None
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from epo_jax.report.console import bar
 from epo_jax.reward.judge import masked_by_judge
-from epo_jax.rollout.play import Episode, Player, play_episodes
+from epo_jax.rollout.play import Episode, Player, place, play_episodes
 from epo_jax.trajectory import Trajectory, append_jsonl, read_jsonl, write_jsonl
 
 
@@ -41,9 +41,9 @@ def play_and_keep(
         progress.advance(amount=len(played))
         outcomes: list[float] = []
 
-        def on_finish(trajectory: Trajectory) -> None:
-            append_jsonl(path, trajectory)
-            outcomes.append(trajectory.outcome)
+        def on_finish(trajectories: list[Trajectory]) -> None:
+            append_jsonl(path, trajectories)
+            outcomes.extend(trajectory.outcome for trajectory in trajectories)
             rate = (player.engine.stats["decode_tokens"] - before["decode_tokens"]) / max(progress.seconds, 1e-3)
             progress.advance("; ".join(filter(None, (f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s", note()))))
 
@@ -52,27 +52,32 @@ def play_and_keep(
     prompt = after["prompt_tokens"] - before["prompt_tokens"]
     figures = {
         "seconds_play": seconds,
-        "episodes_per_second": len(fresh) / seconds,
+        "episodes_per_second": len({trajectory.extra["index"] for trajectory in fresh}) / seconds,
         "play_tokens_per_second": (after["decode_tokens"] - before["decode_tokens"]) / seconds,
         "prefill_share": (after["prefill_tokens"] - before["prefill_tokens"]) / prompt if prompt else math.nan,
     }
-    return sorted([*kept, *fresh], key=lambda trajectory: trajectory.extra["index"]), figures
+    return sorted([*kept, *fresh], key=place), figures
 
 
 def already_played(path: Path, episodes: Sequence[Episode], weights_version: str, *, learning: bool = False) -> list[Trajectory]:
     """What an interrupted start left of these episodes, played with these weights and without a fault.
 
-    An episode that only the judge failed on was played, and is judged again. Once the round's learning has begun, everything stays as it is.
+    An episode of two seats is kept if both of its trajectories are there. One that only the judge failed on was played, and is judged again. Once
+    the round's learning has begun, everything stays as it is.
     """
     if not path.exists():
         return []
-    seeds = {episode.index: episode.seed for episode in episodes}
+    expected = {episode.index: episode for episode in episodes}
+    found: dict[int, list[Trajectory]] = {}
+    for trajectory in read_jsonl(path):
+        episode = expected.get(trajectory.extra.get("index"))
+        if episode is not None and episode.seed == trajectory.seed and trajectory.weights_version == weights_version:
+            found.setdefault(episode.index, []).append(trajectory)
     kept = [
         trajectory
-        for trajectory in read_jsonl(path)
-        if trajectory.weights_version == weights_version
-        and seeds.get(trajectory.extra.get("index")) == trajectory.seed
-        and (learning or trajectory.masked is None or masked_by_judge(trajectory))
+        for index, group in found.items()
+        if learning or (len(group) == expected[index].trajectories and all(one.masked is None or masked_by_judge(one) for one in group))
+        for trajectory in group
     ]
     if not learning:
         for trajectory in kept:

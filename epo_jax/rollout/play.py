@@ -9,31 +9,41 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from epo_jax.errors import UserError
-from epo_jax.generate.engine import ContextFull, Engine, Sampling
+from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.model.conversation import ConversationFormat
+from epo_jax.rollout import two_seats
 from epo_jax.rollout.actors import Actor
-from epo_jax.rollout.exchange import is_admissible
+from epo_jax.rollout.opponents import SCRIPTED, SELF
+from epo_jax.rollout.seat import Adviser, Seat
 from epo_jax.rollout.tasks import TaskSet, dealt
-from epo_jax.trajectory import Trajectory, Turn
+from epo_jax.trajectory import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One episode to be played: a task of a task set; `index` is its place in the round, `seed` feeds the strategist's sampling."""
+    """One episode to be played: a task of a task set; `index` is its place in the round, `seed` feeds the strategist's sampling.
+
+    opponent: who sits at the other seat, where the environment has two: SELF, SCRIPTED, or one of `Player.others` (opponents.py).
+    """
 
     index: int
     task_set: TaskSet
     task: Any
     seed: int
+    opponent: str = SCRIPTED
+
+    @property
+    def trajectories(self) -> int:
+        """How many it yields: one for every seat that the player's strategist advises."""
+        return 2 if self.task_set.two_seats and self.opponent == SELF else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """Everything that the episodes of a phase share."""
+    """Everything that the episodes of a phase share. others: who may sit at the other seat, by name; evaluator: of reward/evaluator.py."""
 
     engine: Engine
     conversation: ConversationFormat
@@ -41,82 +51,59 @@ class Player:
     sampling: Sampling
     round: int
     weights_version: str
+    others: Mapping[str, Adviser] = dataclasses.field(default_factory=dict)
+    evaluator: Any = None
 
-    async def play(self, episode: Episode) -> Trajectory:
-        """Plays one episode to its end. A failing actor masks the trajectory; it never becomes a score of zero.
+    @property
+    def adviser(self) -> Adviser:
+        """The strategist that plays, with its actor."""
+        return Adviser(SELF, self.engine, self.conversation, self.actor, self.sampling, self.weights_version)
 
-        Raises `UserError` where the actor says that no episode can be played (a spent budget, a wrong key).
+    async def play(self, episode: Episode) -> list[Trajectory]:
+        """Plays one episode to its end: a trajectory for each seat that this player's strategist advises, in order.
+
+        A failing actor masks them; it never becomes a score of zero. Raises `UserError` where the actor says that no episode can be played
+        (a spent budget, a wrong key), and where nothing would score the episode.
         """
-        task_set = episode.task_set
-        environment = task_set.make()
+        return await (two_seats.converse(self, episode) if episode.task_set.two_seats else self._play_alone(episode))
+
+    async def _play_alone(self, episode: Episode) -> list[Trajectory]:
+        """An episode of one seat."""
+        environment = episode.task_set.make()
         observation = environment.reset(episode.task)
-        opening = task_set.prompts.opening(observation)
-        trajectory = Trajectory(
-            environment=task_set.environment,
-            task_id=environment.task_id,
-            first_observation=observation,
-            end="max_turns",
-            round=self.round,
-            weights_version=self.weights_version,
-            actor=self.actor.name,
-            seed=episode.seed,
-            temperature=self.sampling.temperature,
-            start_progress=environment.progress(),
-            extra={"index": episode.index, "messages": opening, "replies": [], "illegal_actions": 0},
-        )
+        trajectory = self.trajectory(episode, environment.task_id, first_observation=observation, start_progress=environment.progress())
         if environment.task_type is not None:
             trajectory.extra["task_type"] = environment.task_type
-        session = self.engine.open(episode.seed)
-        acting = self.actor.begin(task_set.environment, episode.seed)
+        seat = Seat(self.adviser, episode.task_set, trajectory, episode.seed)
         try:
-            prompt_tokens = self.conversation.start(opening)
-            while len(trajectory.turns) < task_set.max_turns:
-                try:
-                    sampled = await self.engine.generate(session, prompt_tokens, self.sampling)
-                except ContextFull:
-                    trajectory.end = "context"
+            while seat.turns < episode.task_set.max_turns:
+                action = await seat.act(environment.admissible)
+                if action is None:
                     break
-                strategy = self.conversation.text(sampled.tokens)
-                admissible = environment.admissible
-                try:
-                    action = await acting.act(observation, strategy=strategy, admissible=admissible)
-                except ContextFull:  # the actor's own
-                    trajectory.end = "context"
-                    break
-                except UserError:  # what would fail every episode alike stops the run
-                    raise
-                except Exception as error:  # the actor may be any program or server: whatever it raises masks this episode
-                    trajectory.masked = f"actor failed: {type(error).__name__}: {error}"
-                    trajectory.end = f"error: {type(error).__name__}"
-                    break
-                trajectory.extra["illegal_actions"] += not is_admissible(action, admissible)
                 observation, reward, done, info = environment.step(action)
-                trajectory.turns.append(
-                    Turn(
-                        prompt_tokens=prompt_tokens,
-                        tokens=sampled.tokens,
-                        logprobs=sampled.logprobs,
-                        stop_reason=sampled.stop_reason,
-                        strategy=strategy,
-                        action=action,
-                        observation=observation,
-                        reward=reward,
-                        progress=environment.progress(),
-                    )
-                )
-                reply = task_set.prompts.after(action, observation)
-                trajectory.extra["replies"].append(reply)
+                seat.hear(observation, reward=reward, progress=environment.progress())
                 trajectory.success, trajectory.outcome = bool(info["success"]), environment.outcome
                 if "bought" in info:
                     trajectory.extra["bought"] = bool(info["bought"])
                 if done:
                     trajectory.end = "done"
                     break
-                prompt_tokens = self.conversation.reply_and_continue(sampled.tokens, reply)
         finally:
-            self.engine.close(session)
-            acting.close()
-        return trajectory
+            seat.close()
+        return [trajectory]
+
+    def trajectory(self, episode: Episode, task_id: str, *, first_observation: str, start_progress: float | None) -> Trajectory:
+        """An episode's record before anything was done."""
+        return Trajectory(
+            environment=episode.task_set.environment,
+            task_id=task_id,
+            first_observation=first_observation,
+            end="max_turns",
+            round=self.round,
+            seed=episode.seed,
+            start_progress=start_progress,
+            extra={"index": episode.index},
+        )
 
 
 async def play_episodes(
@@ -124,15 +111,15 @@ async def play_episodes(
     episodes: Iterable[Episode],
     *,
     at_once: int,
-    on_finish: Callable[[Trajectory], None],
+    on_finish: Callable[[list[Trajectory]], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trajectory]:
-    """Plays `episodes`, at most `at_once` at a time; returns those that finished, in order of their index.
+    """Plays `episodes`, at most `at_once` at a time; returns the trajectories of those that finished, in order of their index.
 
-    `on_finish` is called with each trajectory as it ends. When `should_stop()` turns true, or an episode raises, unfinished ones are dropped.
+    `on_finish` is called with an episode's trajectories as it ends. When `should_stop()` turns true, or an episode raises, unfinished ones are dropped.
     """
     waiting = iter(episodes)
-    running: set[asyncio.Task[Trajectory]] = set()
+    running: set[asyncio.Task[list[Trajectory]]] = set()
     finished: list[Trajectory] = []
     try:
         while not should_stop():
@@ -143,30 +130,53 @@ async def play_episodes(
             # The timeout only bounds how long a request to stop goes unseen.
             done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=lambda task: task.exception() is not None):  # what is finished is kept even when one raises
-                finished.append(task.result())
-                on_finish(finished[-1])
+                finished += task.result()
+                on_finish(task.result())
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    return sorted(finished, key=lambda trajectory: trajectory.extra["index"])
+    return sorted(finished, key=place)
 
 
-def episodes_of_round(task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int, group_size: int = 1) -> list[Episode]:
+def place(trajectory: Trajectory) -> tuple[int, str]:
+    """Where a trajectory stands among a round's: by episode, then by seat."""
+    return trajectory.extra["index"], trajectory.seat
+
+
+def episodes_of_round(
+    task_sets: Sequence[TaskSet], *, count: int, seed: int, round: int, group_size: int = 1, opponent: Callable[[int], str] = lambda index: SCRIPTED
+) -> list[Episode]:
     """The episodes of a round: every task set's share, its tasks in an order that depends on (seed, round) alone (tasks.dealt).
 
-    Each task is played `group_size` times in a row, by episodes of different seeds.
+    Each task is played `group_size` times in a row, by episodes of different seeds; `opponent(index)` says whom all of the index-th group meet.
     """
-    return [Episode(index, *dealt(task_sets, index // group_size, (seed, round)), episode_seed(seed, round, index)) for index in range(count)]
-
-
-def episodes_of_evaluation(task_sets: Sequence[TaskSet], repeats: int = 1) -> list[Episode]:
-    """All held-out tasks, then all of them again for every further repeat; a seed depends on the task and the repeat alone."""
-    held_out = [(repeat, task_set, task) for repeat in range(repeats) for task_set in task_sets for task in task_set.held_out]
     return [
-        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id, *([repeat] if repeat else [])))
+        Episode(index, *dealt(task_sets, index // group_size, (seed, round)), episode_seed(seed, round, index), opponent(index // group_size))
+        for index in range(count)
+    ]
+
+
+def episodes_of_evaluation(task_sets: Sequence[TaskSet], repeats: int = 1, opponent: str = SCRIPTED) -> list[Episode]:
+    """All held-out tasks, then all of them again for every further repeat; a seed depends on the task and the repeat alone.
+
+    Against itself the strategist has both seats of a conversation: it is played once, whichever of its seats are among the tasks.
+    """
+    held_out = [
+        (repeat, task_set, task)
+        for repeat in range(repeats)
+        for task_set in task_sets
+        for task in (_conversations(task_set) if task_set.two_seats and opponent == SELF else task_set.held_out)
+    ]
+    return [
+        Episode(index, task_set, task, episode_seed("evaluation", task_set.environment, task.id, *([repeat] if repeat else [])), opponent)
         for index, (repeat, task_set, task) in enumerate(held_out)
     ]
+
+
+def _conversations(task_set: TaskSet) -> list[Any]:
+    """One task of each combination among those held out."""
+    return list({task.combination: task for task in reversed(task_set.held_out)}.values())[::-1]
 
 
 def episode_seed(*parts: int | str) -> int:

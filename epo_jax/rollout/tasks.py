@@ -23,7 +23,10 @@ from epo_jax.rollout.prompts import Prompts
 
 @dataclasses.dataclass(frozen=True)
 class TaskSet:
-    """One environment's part in a run. share: of the episodes, all task sets together 1; options: of the environment's constructor."""
+    """One environment's part in a run. share: of the episodes, all task sets together 1; options: of the environment's constructor.
+
+    max_words: how many words of a strategy the actor gets to read, 0: all.
+    """
 
     environment: str
     share: float
@@ -34,6 +37,12 @@ class TaskSet:
     prompts: Prompts
     max_turns: int
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    max_words: int = 0
+
+    @property
+    def two_seats(self) -> bool:
+        """Whether its episodes are conversations, of which either seat or both can be advised."""
+        return self.environment in envs.TWO_SEATS
 
     def make(self) -> envs.Environment:
         """An environment for one episode."""
@@ -76,6 +85,8 @@ def _load_one(name: str, settings: ConfigDict, share: float, held_out: int, *, t
     )
     if settings.max_turns < 1:
         raise UserError(f"environments.{name}.max_turns is {settings.max_turns}: an episode has at least one turn.")
+    if settings.max_words < 0:
+        raise UserError(f"environments.{name}.max_words is {settings.max_words}: give 0 (all of them) or more.")
     return TaskSet(
         environment=name,
         share=share,
@@ -86,6 +97,7 @@ def _load_one(name: str, settings: ConfigDict, share: float, held_out: int, *, t
         prompts=prompts.load(name, settings.prompt),
         max_turns=settings.max_turns,
         options=options,
+        max_words=settings.max_words,
     )
 
 

@@ -45,7 +45,7 @@ class Session:
 
 def play(actor, episodes, finished):  # noqa: F811
     strategist = Strategist()
-    return asyncio.run(play_episodes(Player(strategist, strategist, actor, Sampling(), 0, "step-0"), episodes, at_once=4, on_finish=finished.append))
+    return asyncio.run(play_episodes(Player(strategist, strategist, actor, Sampling(), 0, "step-0"), episodes, at_once=4, on_finish=finished.extend))
 
 
 def test_it_sees_the_task_and_then_what_followed_and_is_closed(episodes):  # noqa: F811

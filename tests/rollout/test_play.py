@@ -79,7 +79,8 @@ def player(engine, actor=None):
 
 
 def play(engine, task, max_turns=40, environment="alfworld"):
-    return asyncio.run(player(engine).play(Episode(0, task_set(max_turns, environment), task, seed=11)))
+    [trajectory] = asyncio.run(player(engine).play(Episode(0, task_set(max_turns, environment), task, seed=11)))
+    return trajectory
 
 
 def test_a_won_episode_is_recorded_whole(task, winning_lines, tmp_path):
@@ -125,7 +126,7 @@ def test_a_failing_actor_masks_only_its_episode(task, winning_lines):
     engine = ScriptedEngine(winning_lines)
     finished = []
     episodes = [Episode(index, task_set(), task, seed=index) for index in range(4)]
-    trajectories = asyncio.run(play_episodes(player(engine, Failing()), episodes, at_once=2, on_finish=finished.append))
+    trajectories = asyncio.run(play_episodes(player(engine, Failing()), episodes, at_once=2, on_finish=finished.extend))
     assert [trajectory.extra["index"] for trajectory in trajectories] == [0, 1, 2, 3]
     masked = [trajectory for trajectory in trajectories if trajectory.masked]
     assert len(masked) == 1 and "TimeoutError: no answer" in masked[0].masked
@@ -137,7 +138,7 @@ def test_a_request_to_stop_drops_what_is_unfinished_and_closes_it(task):
     engine, finished = ScriptedEngine(["Thought: hm."]), []
     episodes = [Episode(index, task_set(), task, seed=index) for index in range(20)]
     trajectories = asyncio.run(
-        play_episodes(player(engine), episodes, at_once=4, on_finish=finished.append, should_stop=lambda: len(finished) >= 4)
+        play_episodes(player(engine), episodes, at_once=4, on_finish=finished.extend, should_stop=lambda: len(finished) >= 4)
     )
     assert 4 <= len(trajectories) < 20 and trajectories == sorted(finished, key=lambda t: t.extra["index"])
     assert engine.opened == engine.closed
