@@ -135,6 +135,8 @@ def get_defaults() -> ConfigDict:
     config.warm_start.beta2 = 0.95
 
     config.rounds = 3
+    # 1: while a round is learned from, the next is played already, with the weights that this one began with. Worth it where an actor is slow.
+    config.async_rounds = 0
     config.evaluate = ConfigDict()
     config.evaluate.every = 1  # rounds; the first evaluation comes before the first round
     config.evaluate.tasks = 100  # held-out tasks of each environment, if it has so many

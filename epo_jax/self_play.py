@@ -1,7 +1,7 @@
 """Opponents of a run's strategist where an environment has two seats: earlier rounds' weights, kept in the run's folder, and actors alone.
 
     opponents/round-0      the strategist before its first round, as a Hugging Face folder; always kept
-    opponents/round-3      before its fourth, where opponents of earlier rounds may be met
+    opponents/round-3      before its fourth, where opponents of earlier rounds may be met, or rounds are played ahead (play_ahead.py)
 
 Who they are and when they are met is told in rollout/opponents.py.
 """
@@ -54,10 +54,15 @@ class Opponents:
 
     def remember(self, round: int, params: Any) -> None:
         """Keeps the weights that `round` begins with, if anybody may meet them later; and forgets those that nobody will."""
-        if (round == 0 or self._weights.get(opponents.EARLIER)) and not self._of_round(round).exists():
+        if (round == 0 or self._config.async_rounds or self._weights.get(opponents.EARLIER)) and not self._of_round(round).exists():
             hf_weights.save(self._of_round(round), self._strategist.config, params, self._run / "tokenizer")
         for forgotten in range(1, round - self._settings.memory):
             shutil.rmtree(self._of_round(forgotten), ignore_errors=True)
+
+    def weights_of_round(self, round: int) -> Any:
+        """The parameters that `round` began with, in the dtype that playing computes in."""
+        dtype = dtype_of(self._config.model.compute_dtype)
+        return strategists.from_checkpoint(str(self._of_round(round)), dtype=dtype, mesh=self._mesh if self._mesh.size > 1 else None).params
 
     def of_round(self, round: int) -> Callable[[int], str]:
         """(index of an episode or group) → whom it meets in this round."""
@@ -89,9 +94,7 @@ class Opponents:
         if name in self._advisers:
             engine = self._advisers[name].engine
         else:
-            dtype = dtype_of(self._config.model.compute_dtype)
-            found = strategists.from_checkpoint(str(self._of_round(round)), dtype=dtype, mesh=self._mesh if self._mesh.size > 1 else None)
-            engine = strategists.engine(self._strategist, found.params, self._config, self._mesh, name)
+            engine = strategists.engine(self._strategist, self.weights_of_round(round), self._config, self._mesh, name)
         return Adviser(name, engine, self._strategist.conversation, self._actor, sampling, name)
 
     def _of_round(self, round: int) -> pathlib.Path:

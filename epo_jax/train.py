@@ -8,11 +8,12 @@ The same command continues a run that was stopped (Ctrl-C, SIGTERM, a kill) wher
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
+from epo_jax.play_ahead import meanwhile
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.reward import credit, judge
 from epo_jax.reward.group_credit import GROUP_ESTIMATORS
 from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.keep import play_and_keep
-from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round
+from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, place
 from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
@@ -85,6 +87,7 @@ class Run:
         self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
         totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
+        self.ahead: dict[str, float] = {}  # figures of the play that was done ahead
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
         self.engine = self._make_engine()
 
@@ -103,7 +106,7 @@ class Run:
             self.warm_start()
         position = self.learner.position
         while True:
-            if position.steps == 0 and self._converses:
+            if position.steps == 0 and (self._converses or self.config.async_rounds):
                 self.opponents.remember(position.round, self.learner.state.params)
             if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
                 self.evaluate()
@@ -135,8 +138,11 @@ class Run:
         self._renew_engine()
 
     def play(self, values: dict[str, float]) -> list[Trajectory]:
-        """The round's episodes; those that an earlier start already played with the same weights are read back."""
+        """The round's episodes; those that an earlier start already played with the same weights, or that were played ahead, are read back."""
         round = self.learner.position.round
+        if self.learner.position.played_ahead:
+            values |= self.ahead
+            return sorted(read_jsonl(self.folder.trajectories(round)), key=place)
         sampling = self._sampling(self.config.rollout.temperature)
         return self._play(f"round {round + 1} play", self._episodes(round), sampling, self.folder.trajectories(round), values)
 
@@ -155,11 +161,11 @@ class Run:
         values["judge_picked_share"] = counts.picked_turns / counts.turns if counts.turns else math.nan
 
     def learn(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
-        """The round's optimizer steps; then the sampler gets the new weights."""
+        """The round's optimizer steps; then the sampler gets the new weights. With `async_rounds`, the next round is played meanwhile."""
         position, start = self.learner.position, time.monotonic()
         batches = list(self._batches(trajectories, values))
         rows: list[dict[str, float]] = []
-        with bar(f"round {position.round + 1} learn", len(batches)) as progress:
+        with self._playing_ahead(), bar(f"round {position.round + 1} learn", len(batches)) as progress:
             progress.advance(amount=position.steps)
             done = position.steps
             for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance_reading):
@@ -167,12 +173,12 @@ class Run:
                 self.metrics.write("step", int(metrics["optimizer_step"]), metrics)
         seconds = time.monotonic() - start
         if rows:
-            # The first step of a round scores with the very weights that sampled: any gap is the sampler's error, not learning.
-            values["logprob_gap"] = rows[0]["logprob_gap"] if done == 0 else math.nan
+            # The first step of a round scores with the very weights that sampled: any gap is the sampler's error, not learning. Not so ahead.
+            values["logprob_gap"] = rows[0]["logprob_gap"] if done == 0 and not position.played_ahead else math.nan
             values |= {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "grad_norm", "entropy", "kl", "ratio_p99")}
             values["learn_tokens_per_second"] = sum(row["read_tokens"] for row in rows) / seconds
         values["seconds_learn"] = seconds
-        self.learner.end_round()
+        self.learner.end_round(played_ahead=self._plays_ahead)
         self._renew_engine()
 
     def evaluate(self) -> None:
@@ -217,29 +223,64 @@ class Run:
 
     def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
         """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
+        trajectories, figures = self._play_and_keep(title, episodes, sampling, path, lambda: self.stop.requested)
+        if self.stop.requested:
+            self.learner.save_and_stop()
+        values |= figures
+        return trajectories
+
+    def _play_and_keep(
+        self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, should_stop: Callable[[], bool], *, ahead: bool = False
+    ) -> tuple[list[Trajectory], dict[str, float]]:
         player = Player(
             engine=self.engine,
             conversation=self.strategist.conversation,
             actor=self.partners.actor,
             sampling=sampling,
-            round=self.learner.position.round,
+            round=self.learner.position.round + ahead,
             weights_version=self.engine.weights_version,
             others=self.opponents.advisers({episode.opponent for episode in episodes if episode.task_set.two_seats}, sampling),
         )
-        trajectories, figures = play_and_keep(
+        return play_and_keep(
             title,
             player,
             episodes,
             path,
             at_once=self.config.rollout.slots,
-            should_stop=lambda: self.stop.requested,
-            learning=self.learner.position.steps > 0,
+            should_stop=should_stop,
+            learning=self.learner.position.steps > 0 and not ahead,
             note=self.partners.clients.note,
+            quiet=ahead,
         )
-        if self.stop.requested:
+
+    @property
+    def _plays_ahead(self) -> bool:
+        """Whether the next round is played while the present one is learned from."""
+        return bool(self.config.async_rounds) and self.learner.position.round + 1 < self.config.rounds
+
+    @contextlib.contextmanager
+    def _playing_ahead(self) -> Iterator[None]:
+        """While the body learns, plays the next round with the weights that the present one begins with, if the configuration says so."""
+        if not self._plays_ahead:
+            yield
+            return
+        position, sampling = self.learner.position, self._sampling(self.config.rollout.temperature)
+        round = position.round + 1
+        # The learner gives its own arrays away with its next step; and a round that was stopped halfway no longer has those it began with.
+        fresh = position.steps == 0
+        params = self.learner.playing_params(copy=True) if fresh else self.opponents.weights_of_round(position.round)
+        self.engine.update_weights(params, self.learner.version)
+        title, path = f"round {round + 1} play", self.folder.trajectories(round)
+
+        def play(should_stop: Callable[[], bool]) -> None:
+            stop = lambda: should_stop() or self.stop.requested  # noqa: E731
+            _, self.ahead = self._play_and_keep(title, self._episodes(round), sampling, path, stop, ahead=True)
+
+        with meanwhile(play):
+            yield
+            self.learner.save()  # what was learned stays, should the play that is waited for fail
+        if self.stop.requested:  # while the play was waited for, which then is not whole
             self.learner.save_and_stop()
-        values |= figures
-        return trajectories
 
     def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
         """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
@@ -352,6 +393,10 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")
     if size == 1 and config.credit.estimator in GROUP_ESTIMATORS:
         raise UserError(f"credit.estimator {config.credit.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
+    if config.async_rounds not in (0, 1):
+        raise UserError(f"async_rounds is {config.async_rounds}: give 0, or 1 to play one round ahead.")
+    if config.async_rounds and not (config.learn.clip_low and config.learn.clip_high):
+        raise UserError("async_rounds=1 learns from what earlier weights played: set learn.clip_low and learn.clip_high (0.2 is usual).")
     check_buckets(config.learn.length_buckets, config.learn.max_length)
 
 

@@ -58,11 +58,12 @@ class Database:
 
     def _connect(self, read_only: bool) -> sqlite3.Connection:
         if not read_only:
-            return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+            # One thread after the other uses it, but not always the same one (play_ahead.py).
+            return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         address = f"file:{urllib.parse.quote(str(self.path.absolute()))}?mode=ro"
         if not self.path.with_name(self.path.name + "-wal").exists():  # nobody writes: read it without the files that a log wants beside it
             address += "&immutable=1"
-        return sqlite3.connect(address, timeout=BUSY_S, isolation_level=None, uri=True)
+        return sqlite3.connect(address, timeout=BUSY_S, isolation_level=None, uri=True, check_same_thread=False)
 
     def _prepare(self, application_id: int, tables: tuple[str, ...], read_only: bool) -> None:
         (held,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -36,13 +36,15 @@ class Position:
     """Where a run stands.
 
     steps: optimizer steps done in this phase (warm start) or in this round. steps_before: optimizer steps of the phase before this
-    round, which name the weights that play it. saves: checkpoints written so far.
+    round, which name the weights that it begins with. played_ahead: whether the round was played while the one before was learned from.
+    saves: checkpoints written so far.
     """
 
     phase: str = "warm_start"
     round: int = 0
     steps: int = 0
     steps_before: int = 0
+    played_ahead: bool = False
     saves: int = 0
 
     def __str__(self) -> str:
@@ -109,9 +111,10 @@ class Learner:
         self.state = init_state(params, self._model, self._optimizer, self._mesh)
         self.save()
 
-    def end_round(self) -> None:
-        """The round's steps are done; from here on its weights play."""
+    def end_round(self, *, played_ahead: bool = False) -> None:
+        """The round's steps are done; from here on its weights play. played_ahead: see `Position`."""
         self.position.round += 1
+        self.position.played_ahead = played_ahead
         self.position.steps_before += self.position.steps
         self.position.steps = 0
         self.save()
@@ -120,18 +123,18 @@ class Learner:
 
     @property
     def version(self) -> str:
-        """Names the weights that play the present round."""
+        """Names the weights that the present round begins with."""
         return f"step-{self.position.steps_before}"
 
     @property
     def compilations(self) -> int:
         return self._traces_before + self._step.traces
 
-    def playing_params(self) -> Any:
-        """The parameters in the dtype that playing computes in. In float32 they are the state's own, gone after the next step."""
+    def playing_params(self, *, copy: bool = False) -> Any:
+        """The parameters in the dtype that playing computes in. In float32 they are the state's own, gone after the next step, but for a copy."""
         dtype = DTYPES[self._config.model.compute_dtype]
         if dtype == jnp.float32:
-            return self.state.params
+            return jax.tree.map(jnp.copy, self.state.params) if copy else self.state.params
         shardings = None if self._mesh is None else param_shardings(self._model, self._mesh)
         return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=shardings)(self.state.params)
 

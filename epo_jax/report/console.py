@@ -41,8 +41,8 @@ class Bar:
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int) -> Iterator[Bar]:
-    """A bar over `total` units of work, gone when the work is done."""
+def bar(title: str, total: int, *, quiet: bool = False) -> Iterator[Bar]:
+    """A bar over `total` units of work, gone when the work is done; `quiet`: not drawn, as while another is."""
     columns = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -53,7 +53,7 @@ def bar(title: str, total: int) -> Iterator[Bar]:
         TextColumn("left", markup=False),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         yield Bar(progress, progress.add_task(title, total=total, note=""))
 
 

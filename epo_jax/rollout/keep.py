@@ -26,18 +26,20 @@ def play_and_keep(
     should_stop: Callable[[], bool],
     learning: bool = False,
     note: Callable[[], str] = lambda: "",
+    quiet: bool = False,
 ) -> tuple[list[Trajectory], dict[str, float]]:
     """Plays what `path` does not hold of `episodes`, with a progress bar of this title, and appends each to it as it ends.
 
     Returns all of them in order of their index, those read back included, and the figures of what was played now. When `should_stop()` turns
-    true, what has not ended is missing. `learning`: see `already_played`; `note`: more words for the progress bar. Raises `UserError` where the file is damaged or cannot be written.
+    true, what has not ended is missing. `learning`: see `already_played`; `note`: more words for the progress bar; `quiet`: no bar.
+    Raises `UserError` where the file is damaged or cannot be written.
     """
     kept = already_played(path, episodes, player.weights_version, learning=learning)
     played = {trajectory.extra["index"] for trajectory in kept}
     missing = [episode for episode in episodes if episode.index not in played]
     before, start = player.engine.stats, time.monotonic()
     write_jsonl(path, kept)
-    with bar(title, len(episodes)) as progress:
+    with bar(title, len(episodes), quiet=quiet) as progress:
         progress.advance(amount=len(played))
         outcomes: list[float] = []
 
