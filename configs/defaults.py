@@ -85,6 +85,9 @@ def get_defaults() -> ConfigDict:
     config.judge = "progress"  # progress | verifier | openai | graded
     config.judge_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=4096)  # judges openai and graded
 
+    config.evaluator = "none"  # none | openai: who scores SOTOPIA's conversations where no rule does
+    config.evaluator_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.0, max_tokens=4096)  # evaluator openai
+
     config.api = ConfigDict()  # what the models behind an API share
     config.api.cache = ""  # a file of replies; "": api_cache.sqlite in the run's folder; "none": none, everything is asked anew
     config.api.offline = False  # asks no server: what the cache does not hold fails

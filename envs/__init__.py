@@ -1,10 +1,12 @@
 """Environments: rules, texts and loaders of the games that agents play. Pure Python: no JAX, no model.
 
-`make(name)` gives one by name. To add one, write a class with the methods of `Environment` and name it in the registry here.
+`make(name)` gives one by name. To add one, write a class with the methods of `Environment` and name it in the registry here; where a model that
+acts should answer in JSON, name its `ActionFormat` too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -20,6 +22,9 @@ REGISTRY = {
 
 # Environments whose episodes are conversations of two parties: they have `parties(task)`, one for each seat (envs/sotopia/party.py).
 TWO_SEATS = ("sotopia",)
+
+# name -> "module:ActionFormat" of environments whose actions are JSON; elsewhere an action is a line of text.
+ACTION_FORMATS = {"sotopia": "envs.sotopia.action:FORMAT"}
 
 # What `admissible` lists, alone, where any words can be said: the strategist's words are the action then.
 ANYTHING = "<words>"
@@ -91,6 +96,22 @@ class Environment(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class ActionFormat:
+    """How a model that acts answers in an environment whose actions are JSON.
+
+    schema: of an answer, an object. example: how one looks, for the request. read: an answer that fits the schema → the action as `step` takes
+    it, or ValueError with a sentence on what is wrong. nothing: the action where no answer can be read. strategy_words: how long a strategy may
+    be that the model writes for itself.
+    """
+
+    schema: dict[str, Any]
+    example: str
+    read: Callable[[dict[str, Any]], str]
+    nothing: str
+    strategy_words: int
+
+
 def names() -> list[str]:
     """The names that `make` knows."""
     return sorted(REGISTRY)
@@ -100,5 +121,14 @@ def make(name: str, **options: Any) -> Environment:
     """The environment of that name. options: its constructor's; see its class."""
     if name not in REGISTRY:
         raise UserError(f"there is no environment {name!r}: use one of {', '.join(names())}")
-    module, _, kind = REGISTRY[name].partition(":")
-    return getattr(importlib.import_module(module), kind)(**options)
+    return _find(REGISTRY[name])(**options)
+
+
+def action_format(name: str) -> ActionFormat | None:
+    """How a model that acts answers in the environment of that name; None where an action is a line of text."""
+    return _find(ACTION_FORMATS[name]) if name in ACTION_FORMATS else None
+
+
+def _find(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,12 +1,14 @@
-"""The strategist's partners in a run: its actor and its judge, by the names that a configuration gives them, and what they cost.
+"""The strategist's partners in a run: actor, judge and evaluator, by the names that a configuration gives them, and what they cost.
 
-    actor    literal     carries out what the strategy's words name (rollout/literal.py)
-             openai      a model behind an API, `config.actor_api` (rollout/actor_openai.py)
-             local       a frozen model in this process, `config.local_actor` (rollout/actor_local.py)
-    judge    progress    the environment's own progress (reward/judge.py)
-             verifier    the environment's outcome alone
-             openai      the published scoring by a model behind an API, `config.judge_api` (reward/judge_openai.py)
-             graded      a grade for every turn, by the same
+    actor      literal     carries out what the strategy's words name (rollout/literal.py)
+               openai      a model behind an API, `config.actor_api` (rollout/actor_openai.py)
+               local       a frozen model in this process, `config.local_actor` (rollout/actor_local.py)
+    judge      progress    the environment's own progress (reward/judge.py)
+               verifier    the environment's outcome alone
+               openai      the published scoring by a model behind an API, `config.judge_api` (reward/judge_openai.py)
+               graded      a grade for every turn, by the same
+    evaluator  none        conversations are scored by a rule, or not at all
+               openai      SOTOPIA's seven dimensions by a model behind an API, `config.evaluator_api` (reward/evaluator_openai.py)
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from epo_jax.api.settings import ApiSettings
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.mesh import param_shardings
+from epo_jax.reward.evaluator import Evaluator
+from epo_jax.reward.evaluator_openai import OpenAIEvaluator
 from epo_jax.reward.judge import Judge, ProgressJudge, Verifier
 from epo_jax.reward.judge_openai import GradedJudge, OpenAIJudge
 from epo_jax.rollout.actor_local import LocalActor
@@ -38,6 +42,7 @@ from epo_jax.strategist import Strategist
 
 JUDGES = ("graded", "openai", "progress", "verifier")
 API_JUDGES = ("graded", "openai")
+EVALUATORS = ("none", "openai")
 INITIAL = ("", "initial")  # local_actor.source: the strategist's own weights, as they were before any training
 CACHE_NAME = "api_cache.sqlite"
 BUDGET_NAME = "api_spent.sqlite"
@@ -69,6 +74,14 @@ def check_judge(config: ConfigDict) -> None:
         _check_api(config, "judge_api")
 
 
+def check_evaluator(config: ConfigDict) -> None:
+    """Raises `UserError` for an evaluator that does not exist or lacks something."""
+    if config.evaluator not in EVALUATORS:
+        raise UserError(f"there is no evaluator {config.evaluator!r}: choose one of {', '.join(EVALUATORS)}.")
+    if config.evaluator == "openai":
+        _check_api(config, "evaluator_api")
+
+
 def _check_api(config: ConfigDict, section: str) -> None:
     settings = ApiSettings.from_config(config[section], section)
     settings.server()
@@ -82,7 +95,7 @@ def _check_api(config: ConfigDict, section: str) -> None:
 
 
 class ApiClients:
-    """A client for each role ("actor", "judge") that an API model plays, over one cache and one budget in the run's folder."""
+    """A client for each role ("actor", "judge", "evaluator") that an API model plays, over one cache and one budget in the run's folder."""
 
     def __init__(self, config: ConfigDict, folder: pathlib.Path, roles: Mapping[str, str]) -> None:
         """roles: role → the section of the configuration that says which model. Without any, no file is made."""
@@ -134,12 +147,13 @@ class ApiClients:
 
 
 class Partners:
-    """Actor and judge of one run. Make them before the learner takes the strategist's weights."""
+    """Actor, judge and evaluator of one run. Make them before the learner takes the strategist's weights."""
 
     def __init__(self, config: ConfigDict, folder: pathlib.Path, strategist: Strategist, mesh: Mesh) -> None:
-        self.clients = ApiClients(config, folder, api_roles(config, "actor", "judge"))
+        self.clients = ApiClients(config, folder, api_roles(config, "actor", "judge", "evaluator"))
         self.actor = make_actor(config, self.clients, strategist, mesh)
         self.judge = make_judge(config.judge, self.clients)
+        self.evaluator = make_evaluator(config, self.clients)
 
     def close(self) -> None:
         self.clients.close()
@@ -152,8 +166,8 @@ def make_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist |
 
 
 def api_roles(config: ConfigDict, *roles: str) -> dict[str, str]:
-    """Those of "actor" and "judge" that an API model plays → the section of the configuration that says which."""
-    plays = {"actor": config.actor == "openai", "judge": config.judge in API_JUDGES}
+    """Those of "actor", "judge" and "evaluator" that an API model plays → the section of the configuration that says which."""
+    plays = {"actor": config.actor == "openai", "judge": config.judge in API_JUDGES, "evaluator": config.evaluator == "openai"}
     return {role: f"{role}_api" for role in roles if plays[role]}
 
 
@@ -163,6 +177,13 @@ def make_judge(name: str, clients: ApiClients, *, salt: str = "") -> Judge:
         kind = GradedJudge if name == "graded" else OpenAIJudge
         return kind(clients["judge"], clients["judge"].name, salt=salt)
     return Verifier() if name == "verifier" else ProgressJudge()
+
+
+def make_evaluator(config: ConfigDict, clients: ApiClients, *, salt: str = "") -> Evaluator | None:
+    """The evaluator that `config.evaluator` names; see `check_evaluator`. salt: of its calls; another one asks anew what the cache holds."""
+    if config.evaluator == "none":
+        return None
+    return OpenAIEvaluator(clients["evaluator"], clients["evaluator"].name, salt=salt)
 
 
 def close_actor(actor: Actor) -> None:

@@ -171,7 +171,7 @@ class Wanderer:
     needs_strategy, name, fails = False, "wanderer", ()
 
     def __init__(self):
-        self.money, self.heard = 0.0, []
+        self.money, self.heard, self.counts = 0.0, [], {}
 
     def without_strategist(self, mode):
         self.mode = mode

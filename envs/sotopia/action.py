@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
+
+from envs import ActionFormat
 
 NONE, SPEAK, GESTURE, ACT, LEAVE = ACTION_TYPES = ("none", "speak", "non-verbal communication", "action", "leave")
 MAX_CHARACTERS = 2_000  # of an argument; what is beyond is cut
@@ -52,6 +55,11 @@ class Action:
             fields, _ = json.JSONDecoder(strict=False).raw_decode(text[start:_MAX_JSON])
         except (json.JSONDecodeError, RecursionError, ValueError) as error:
             raise ValueError(f"the answer's JSON cannot be read ({type(error).__name__}: {error})") from None
+        return cls.of(fields)
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Action:
+        """The action in an answer's fields, of which others than its own are ignored. ValueError as in `parse`."""
         if "action_type" not in fields:
             raise ValueError('the answer\'s JSON has no "action_type"')
         kind, argument = fields["action_type"], fields.get("argument")
@@ -80,3 +88,12 @@ def one_line(text: str) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+FORMAT = ActionFormat(
+    schema=JSON_SCHEMA,
+    example='{"action_type": "…", "argument": "…"}',
+    read=lambda fields: Action.of(fields).to_json(),
+    nothing=Action(NONE).to_json(),
+    strategy_words=10,
+)

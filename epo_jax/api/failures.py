@@ -9,6 +9,10 @@ class ApiError(Exception):
     """One call failed for good; another call may not. The message is one sentence that can become part of `trajectory.masked`."""
 
 
+class NoUsableAnswer(ApiError):
+    """The model was asked as often as may be, and no answer would do, or it refused."""
+
+
 class NotInCache(ApiError):
     """A replay offline was asked for a reply that its cache does not hold."""
 

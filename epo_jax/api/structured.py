@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import json_repair
 import jsonschema
 
-from epo_jax.api.client import ApiClient, ApiError
-from epo_jax.api.failures import one_line
+from epo_jax.api.client import ApiClient
+from epo_jax.api.failures import NoUsableAnswer, one_line
 
 Value = TypeVar("Value")
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -23,6 +23,8 @@ LONGEST_MENDED, MOST_BRACKETS_MENDED = 8000, 200
 
 def parse(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON object in `text` that fits `schema`: bare, in a code fence, within prose, or mended where it is nearly JSON.
+
+    What stands before a last "</think>" is a model's thinking aloud, and is not read.
 
     Raises `ValueError` with a sentence that tells the model what to do better.
     """
@@ -47,21 +49,25 @@ async def ask(
     attempts: int = 3,
     *,
     salt: str = "",
+    on_again: Callable[[], None] = lambda: None,
 ) -> Value:
     """What `check` makes of the model's answer, a JSON object that fits `schema`.
 
     `check` returns the value, or raises `ValueError` that says what is wrong; then, as after an answer that is not such an object, the model
-    is asked again, with its answer and the reason appended, `attempts` times in all. Every such question has its own place in the cache.
+    is asked again, with its answer and the reason appended, `attempts` times in all. Every such question has its own place in the cache;
+    `on_again` is called before each but the first.
 
-    Raises `ApiError` where no attempt does or the model refuses, and what `ApiClient.complete` raises.
+    Raises `NoUsableAnswer` where no attempt does or the model refuses, and what `ApiClient.complete` raises.
     """
     conversation = list(messages)
     reason = ""
     for attempt in range(attempts):
-        client.totals.asked_again += attempt > 0
+        if attempt:
+            client.totals.asked_again += 1
+            on_again()
         reply = await client.complete(conversation, schema=schema, salt=salt)
         if reply.refusal is not None:
-            raise ApiError(f"{client.name} refused to answer: {one_line(reply.refusal)}")
+            raise NoUsableAnswer(f"{client.name} refused to answer: {one_line(reply.refusal)}")
         try:
             return check(await asyncio.to_thread(parse, reply.text, schema))  # a long answer to be mended holds up no other call
         except ValueError as error:
@@ -70,18 +76,24 @@ async def ask(
                 reason += " (the answer was cut off, it must be shorter)"
         conversation += [
             {"role": "assistant", "content": reply.text[:LONGEST_SHOWN] or "(nothing)"},
-            {"role": "user", "content": f"This answer cannot be used: {reason}. Answer again, with the JSON object alone."},
+            {"role": "user", "content": told_again(reason)},
         ]
-    raise ApiError(f"{client.name} gave no usable answer in {attempts} attempts (the last: {reason})")
+    raise NoUsableAnswer(f"{client.name} gave no usable answer in {attempts} attempts (the last: {reason})")
+
+
+def told_again(reason: str) -> str:
+    """The message to a model whose answer cannot be used."""
+    return f"This answer cannot be used: {reason}. Answer again, with the JSON object alone."
 
 
 def _candidates(text: str) -> Iterator[Any]:
     """The values that `text` may mean, the most literal reading first."""
-    places = [text, *FENCE.findall(text)]
-    if "{" in text:
-        from_first = text[text.index("{") :]
+    answer = text.rpartition("</think>")[2]
+    places = [answer, *FENCE.findall(answer)]
+    if "{" in answer:
+        from_first = answer[answer.index("{") :]
         places += [from_first[: from_first.rfind("}") + 1], from_first]
-    for place in places:
+    for place in [text, *places]:
         try:
             yield json.loads(place)
         except (ValueError, RecursionError):

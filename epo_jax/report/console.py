@@ -68,6 +68,8 @@ EPISODE_ROWS = (
     ("ended by a full context", "ended_by_context", "{:.1%}"),
     ("episodes masked", "masked", "{:.0f}"),
     ("actions that name nothing possible", "illegal_action_share", "{:.1%}"),
+    ("actions asked for again", "asked_again_action_share", "{:.1%}"),
+    ("actions that could not be read", "unread_action_share", "{:.1%}"),
     ("advantages not zero", "advantage_nonzero_share", "{:.1%}"),
     ("strategy length, tokens", "strategy_tokens", "{:.1f}"),
     ("strategies cut to the word limit", "overlong_strategy_share", "{:.1%}"),
@@ -84,7 +86,7 @@ ROUND_ROWS = (
 # Only where an API model plays a part.
 API_ROWS = tuple(
     row
-    for role in ("actor", "judge")
+    for role in ("actor", "judge", "evaluator")
     for row in (
         (f"{role}: calls / retries / failed for good", (f"api_{role}_calls", f"api_{role}_retries", f"api_{role}_failed"), "{:.0f}"),
         (f"{role}: from the cache", f"api_{role}_cached_share", "{:.1%}"),

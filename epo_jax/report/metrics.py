@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
 from epo_jax.errors import UserError
+from epo_jax.rollout.exchange import ASKED_AGAIN, UNREAD
 from epo_jax.trajectory import Trajectory, by_environment
 
 
@@ -43,6 +44,8 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "repeated_token_share": _mean([repeated_token_share(turn.tokens) for turn in turns]),
         "distinct_strategies": len({turn.strategy for turn in turns}) / len(turns) if turns else math.nan,
         "illegal_action_share": _share(scored, "illegal_actions"),
+        "asked_again_action_share": _share(scored, ASKED_AGAIN),
+        "unread_action_share": _share(scored, UNREAD),
         "advantage_nonzero_share": _mean([advantage != 0.0 for advantage in advantages]),
         "sampled_logprob": _mean([value for turn in turns for value in turn.logprobs]),
     }

@@ -16,7 +16,12 @@ _MOVES = re.compile(r"(?P<moves>\d{1,4}) moves\.|There are (?P<turns>\d{1,4}) tu
 
 
 class ActorSession(Protocol):
-    """An actor in one episode, which may remember what it saw and did."""
+    """An actor in one episode, which may remember what it saw and did.
+
+    counts: what the player adds to the trajectory's `extra` at the end, such as how many answers could not be read (exchange.py).
+    """
+
+    counts: dict[str, int]
 
     async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
         """The action for this turn, as text that may be anything.
@@ -54,6 +59,7 @@ class LiteralActor:
     name = "literal"
     needs_strategy = True
     money = 0.0
+    counts: dict[str, int] = {}
 
     def begin(self, environment: str, seed: int) -> LiteralActor:
         return self

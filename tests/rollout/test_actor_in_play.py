@@ -28,7 +28,7 @@ class Actor:
 
 class Session:
     def __init__(self, actor, seed):
-        self.actor, self.seed, self.seen = actor, seed, actor.saw.setdefault(seed, [])
+        self.actor, self.seed, self.seen, self.counts = actor, seed, actor.saw.setdefault(seed, []), {}
 
     async def act(self, observation, *, strategy, admissible):
         await asyncio.sleep(0)

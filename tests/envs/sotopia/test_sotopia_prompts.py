@@ -67,7 +67,7 @@ def test_prompts_exist():
     assert "at most ten words" in style.instruction and style.instruction.endswith('Reply "OK" when you are ready.')
     assert len((PROMPTS / "brief.txt").read_text().split()) < 30 and "Strategy:" in (PROMPTS / "brief.txt").read_text()
     actor = (PROMPTS / "actor.txt").read_text()
-    assert all(f'"{kind}"' in actor for kind in ACTION_TYPES) and "{name}" in actor
+    assert all(f'"{kind}"' in actor for kind in ACTION_TYPES) and "Agent1" in actor
     assert Action.parse((PROMPTS / "actor_example.txt").read_text()).action_type == "speak"
 
 
