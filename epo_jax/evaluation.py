@@ -1,4 +1,8 @@
-"""Evaluation figures: means with intervals, and the paired difference of two evaluations on the same tasks, with its p-value."""
+"""Evaluation figures: means with intervals, and the paired difference of two evaluations on the same tasks, with its p-value.
+
+The two seats of a conversation (SOTOPIA) do well or badly together, and so do two conversations of one combination. A combination is therefore one
+task here, worth the mean of all its episodes and seats: it is drawn whole in a bootstrap, and paired whole in a comparison.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from epo_jax.reward.evaluator import DIMENSIONS, overall
 from epo_jax.trajectory import Trajectory
 
 RESAMPLES = 10_000
 # What one episode says of each figure; None where it says nothing.
 FIGURES = {
     "success": lambda trajectory: trajectory.success,
-    "reward": lambda trajectory: trajectory.outcome,
+    "reward": lambda trajectory: trajectory.outcome if trajectory.environment != "sotopia" else None,  # there it is goal / 10
     "bought": lambda trajectory: trajectory.extra.get("bought"),
+    "goal": lambda trajectory: 10 * trajectory.outcome if trajectory.environment == "sotopia" else None,
+    **{dimension: lambda trajectory, dimension=dimension: _scores(trajectory).get(dimension) for dimension in DIMENSIONS if dimension != "goal"},
+    "overall": lambda trajectory: overall(_scores(trajectory)) if _scores(trajectory) else None,
     "turns": lambda trajectory: len(trajectory.turns),
     "strategy_tokens": lambda trajectory: _strategy_tokens(trajectory),
 }
@@ -47,15 +55,27 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def values_of(trajectories: Sequence[Trajectory], environment: str, figure: str) -> dict[str, float]:
-    """Task id → the mean of a figure over the task's episodes that were not masked; tasks without any are left out.
+    """Task (`task_of`) → the mean of a figure over the task's episodes that were not masked; tasks without any are left out.
 
-    Figures: "success" and "bought" (0 or 1), "reward" (in [0, 1]), "turns" (of an episode), "strategy_tokens" (of a turn).
+    Figures: "success" and "bought" (0 or 1), "reward" (in [0, 1]), "turns" (of an episode), "strategy_tokens" (of a turn). Of SOTOPIA, in the
+    place of "reward", "goal" (in [0, 10], by a rule or an evaluator); where an evaluator scored, its other six dimensions in their ranges, and
+    "overall", the mean of the seven.
     """
     read, found = FIGURES[figure], dict[str, list[float]]()
     for trajectory in trajectories:
         if trajectory.masked is None and trajectory.environment == environment and (value := read(trajectory)) is not None:
-            found.setdefault(trajectory.task_id, []).append(float(value))
+            found.setdefault(task_of(trajectory), []).append(float(value))
     return {task: float(np.mean(values)) for task, values in found.items()}
+
+
+def task_of(trajectory: Trajectory) -> str:
+    """The task's id; of a conversation the combination's, which both seats share: "sotopia/01H7…" for "sotopia/01H7…/1" at seat "1"."""
+    return trajectory.task_id.removesuffix(f"/{trajectory.seat}")
+
+
+def _scores(trajectory: Trajectory) -> dict[str, float]:
+    """Dimension → score; none where no evaluator scored."""
+    return trajectory.extra.get("scores", {})
 
 
 def _strategy_tokens(trajectory: Trajectory) -> float | None:
@@ -106,13 +126,15 @@ def report(now: Sequence[Trajectory], before: Sequence[Trajectory], environment:
     Where the reward is success itself, it is not told twice.
     """
     parts = []
-    for figure in ("success", "reward", "bought"):
+    for figure in ("success", "reward", "bought", "goal", "overall"):
         values, earlier = values_of(now, environment, figure), values_of(before, environment, figure)
         if not values or (figure == "reward" and values == values_of(now, environment, "success")):
             continue
-        part = f"{figure} {estimate(list(values.values()))}"
+        mean, share = estimate(list(values.values())), figure not in ("goal", "overall")
+        part = f"{figure} {mean}" if share else f"{figure} {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
         if values.keys() & earlier.keys():
             change = paired_difference(earlier, values)
-            part += f", paired difference to before {100 * change.mean:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+            scale, unit = (100, " points") if share else (1, "")
+            part += f", paired difference to before {scale * change.mean:+.1f}{unit} [{scale * change.low:+.1f}, {scale * change.high:+.1f}]"
         parts.append(part)
     return "; ".join(parts) + f"; n = {len(values_of(now, environment, 'success'))}" if parts else ""

@@ -9,12 +9,12 @@ from rich.text import Text
 
 from epo_jax.errors import UserError
 from epo_jax.evaluate.folder import EvaluationFolder, Row, differences
-from epo_jax.evaluate.results import LABELS, SHARES, number, title
+from epo_jax.evaluate.results import LABELS, SCORES, SHARES, number, title
 from epo_jax.evaluation import estimate, paired_difference, paired_test, values_of
 from epo_jax.report.console import console, say
 from epo_jax.trajectory import Trajectory
 
-COMPARED = ("success", "reward", "bought")
+COMPARED = ("success", "reward", "bought", *SCORES)
 
 
 def compare(this: EvaluationFolder, other: EvaluationFolder) -> list[Row]:

@@ -4,6 +4,7 @@
     starts.json                 for each start and environment: command, versions, devices, seconds, money
     episodes/                   ENVIRONMENT.jsonl, one line an episode
     results.json, results.csv   one row a figure
+    scenarios.json, .csv        one row a scenario and figure, where the environment has scenarios (SOTOPIA)
     comparison.json, .csv       with --compare
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from epo_jax.checkpoint import config_differences
 from epo_jax.errors import UserError
+from epo_jax.reward.evaluator import Scores
 from epo_jax.run_folder import write_whole
 from epo_jax.trajectory import Trajectory, read_jsonl
 
@@ -158,7 +160,7 @@ def _read_what(path: pathlib.Path) -> dict[str, Any]:
 
 def _check(trajectory: Trajectory, environment: str, where: str) -> None:
     """Raises `UserError` for an episode whose figures are no figures, as a file that was edited may hold."""
-    bought, kind = trajectory.extra.get("bought"), trajectory.extra.get("task_type")
+    bought, kind, scenario = (trajectory.extra.get(name) for name in ("bought", "task_type", "scenario"))
     sound = (
         trajectory.environment == environment
         and isinstance(trajectory.task_id, str)
@@ -168,9 +170,20 @@ def _check(trajectory: Trajectory, environment: str, where: str) -> None:
         and (trajectory.masked is None or isinstance(trajectory.masked, str))
         and (bought is None or isinstance(bought, bool))
         and (kind is None or isinstance(kind, str))
+        and (scenario is None or isinstance(scenario, str))
+        and ("scores" not in trajectory.extra or _are_scores(trajectory.extra["scores"]))
     )
     if not sound:
         raise UserError(f"{where} is no episode of {environment} with an outcome in [0, 1]: remove the line and evaluate again.")
+
+
+def _are_scores(value: Any) -> bool:
+    """Whether an evaluator can have given them."""
+    try:
+        Scores(value)
+    except (ValueError, TypeError, KeyError):
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +10,7 @@ from rich.text import Text
 from epo_jax.evaluate.folder import EvaluationFolder, Row
 from epo_jax.evaluation import FIGURES, estimate, values_of
 from epo_jax.report.console import console, say
+from epo_jax.reward.evaluator import DIMENSIONS
 from epo_jax.trajectory import Trajectory, by_environment
 
 LABELS = {
@@ -18,33 +19,54 @@ LABELS = {
     "bought": "bought something",
     "turns": "turns an episode",
     "strategy_tokens": "tokens a strategy",
+    "goal": "goal (0 to 10)",
+    **{dimension: f"{dimension.replace('_', ' ')} ({low} to {high})" for dimension, (low, high) in DIMENSIONS.items() if dimension != "goal"},
+    "overall": "overall (mean of the seven)",
 }
 SHARES = ("success", "bought")  # told in per cent
+SCORES = (*DIMENSIONS, "overall")
+SHOWN_SCENARIOS = 10
 
 
 def rows(folder: EvaluationFolder, trajectories: Sequence[Trajectory]) -> list[Row]:
     """One row for each environment and figure, and for each of its task types and figure.
 
-    n: tasks with an episode that was not masked; mean, low, high: over tasks, with the 95 % bootstrap interval; episodes, masked: how many there
-    are in all, and how many of them failed to be played and count nowhere else. prompt_tokens: tokens that the strategist read, each once;
-    sampled_tokens: that it wrote. seconds, money: of the environment as a whole (None in the rows of its types). None where there is no figure.
+    n: tasks with an episode that was not masked (of SOTOPIA: combinations, both seats together); mean, low, high: over tasks, with the 95 %
+    bootstrap interval; episodes, masked: how many there are in all, and how many of them failed to be played or scored and count nowhere else.
+    prompt_tokens: tokens that the strategist read, each once; sampled_tokens: that it wrote. seconds, money: of the environment as a
+    whole (None in the rows of its types). None where there is no figure.
     """
     found: list[Row] = []
     for environment, group in by_environment(trajectories).items():
         seconds, money = folder.spent(environment)
-        found += _rows_of(folder, environment, None, group, seconds, money)
+        found += _rows_of(folder, environment, {"task_type": None}, group, {"seconds": seconds, "money": money})
         for kind in sorted({trajectory.extra["task_type"] for trajectory in group if "task_type" in trajectory.extra}):
-            found += _rows_of(folder, environment, kind, [one for one in group if one.extra.get("task_type") == kind], None, None)
+            of_kind = [one for one in group if one.extra.get("task_type") == kind]
+            found += _rows_of(folder, environment, {"task_type": kind}, of_kind, {"seconds": None, "money": None})
+    return found
+
+
+def scenario_rows(folder: EvaluationFolder, trajectories: Sequence[Trajectory]) -> list[Row]:
+    """One row for each scenario (`extra["scenario"]`) and each of its scores; none where no environment has scenarios.
+
+    Columns as of `rows`, with `scenario` in the place of `task_type`, and without seconds and money.
+    """
+    found: list[Row] = []
+    for environment, group in by_environment(trajectories).items():
+        for scenario in sorted({trajectory.extra["scenario"] for trajectory in group if "scenario" in trajectory.extra}):
+            of_it = [one for one in group if one.extra.get("scenario") == scenario]
+            found += _rows_of(folder, environment, {"scenario": scenario}, of_it, {}, figures=("success", *SCORES))
     return found
 
 
 def _rows_of(
-    folder: EvaluationFolder, environment: str, kind: str | None, group: Sequence[Trajectory], seconds: float | None, money: float | None
+    folder: EvaluationFolder, environment: str, part: Row, group: Sequence[Trajectory], spent: Row, figures: Iterable[str] = FIGURES
 ) -> list[Row]:
+    """The figures of a group of episodes. part, spent: columns that say which group it is, and what it took."""
     masked = sum(trajectory.masked is not None for trajectory in group)
     turns = [turn for trajectory in group for turn in trajectory.turns]
     found: list[Row] = []
-    for figure in FIGURES:
+    for figure in figures:
         values = list(values_of(group, environment, figure).values())
         if not values and not (figure == "success" and masked):
             continue
@@ -53,7 +75,7 @@ def _rows_of(
             {
                 "environment": environment,
                 "split": folder.what["environments"][environment]["split"],
-                "task_type": kind,
+                **part,
                 "figure": figure,
                 "n": len(values),
                 "mean": result and result.mean,
@@ -63,8 +85,7 @@ def _rows_of(
                 "masked": masked,
                 "prompt_tokens": sum(len(turn.prompt_tokens) for turn in turns),
                 "sampled_tokens": sum(len(turn.tokens) for turn in turns),
-                "seconds": seconds,
-                "money": money,
+                **spent,
                 "strategist": folder.what["strategist"]["name"],
                 "mode": folder.what["strategist"]["mode"],
                 "actor": folder.what["actor"],
@@ -92,6 +113,23 @@ def show(folder: EvaluationFolder, found: Sequence[Row]) -> None:
         console.print(table)
 
 
+def show_scenarios(found: Sequence[Row]) -> None:
+    """The scenarios in which the goal score is lowest; the rest is in the files."""
+    goals = sorted((row for row in found if row["figure"] == "goal" and row["mean"] is not None), key=lambda row: row["mean"])
+    overall = {(row["environment"], row["scenario"]): row for row in found if row["figure"] == "overall"}
+    if not goals:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 2))
+    for name, side in (("scenario", "left"), ("tasks", "right"), ("goal", "right"), ("95 % interval", "left"), ("overall", "right")):
+        table.add_column(name, justify=side)
+    for row in goals[:SHOWN_SCENARIOS]:
+        other = overall.get((row["environment"], row["scenario"]))
+        table.add_row(*_cells(row, row["scenario"]), Text(number("overall", other and other["mean"])))
+    how_many = f"the {SHOWN_SCENARIOS} of {len(goals)} scenarios with the lowest goal scores" if len(goals) > SHOWN_SCENARIOS else "by scenario"
+    say(f"\n{how_many}:")
+    console.print(table)
+
+
 def title(folder: EvaluationFolder) -> str:
     """Who played."""
     return f"{strategist(folder)}, actor {folder.what['actor']}"
@@ -114,7 +152,7 @@ def number(figure: str, value: float | None, signed: bool = False) -> str:
         return "–"
     if figure in SHARES:
         return f"{100 * value:{sign}.1f}" if signed else f"{value:.1%}"
-    return f"{value:{sign}.3f}" if figure == "reward" else f"{value:{sign}.1f}"
+    return f"{value:{sign}.{3 if figure == 'reward' else 2 if figure in SCORES else 1}f}"
 
 
 def _cells(row: Row, label: str) -> list[Text]:

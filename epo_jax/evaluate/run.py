@@ -102,9 +102,13 @@ class Evaluation:
                 adviser.engine.shutdown()
             partners.close_actor(self.actor)
             self.clients.close()
-        found = results.rows(self.folder, self.folder.read_episodes())
+        played = self.folder.read_episodes()
+        found, by_scenario = results.rows(self.folder, played), results.scenario_rows(self.folder, played)
         write_table(self.folder.path / "results", {"what": self.what}, found)
         results.show(self.folder, found)
+        if by_scenario:
+            write_table(self.folder.path / "scenarios", {"what": self.what}, by_scenario)
+            results.show_scenarios(by_scenario)
         say(f"figures: {self.folder.path / 'results.json'} and .csv; every episode: {self.folder.path / 'episodes'}")
         if any(row["masked"] for row in found):
             say("the same command plays the episodes again that failed to be played")
