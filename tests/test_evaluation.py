@@ -75,6 +75,52 @@ def test_repeats_of_a_task_are_one_value_and_no_strategy_has_no_length():
     assert values_of(several, "alfworld", "strategy_tokens") == {"a": 2.5}  # (4 + 1) / 2; b was played without a strategist
 
 
+# --- SOTOPIA ----------------------------------------------------------------------------------------------------------------
+
+SCORES = {"believability": 8, "relationship": 1, "knowledge": 3, "secret": -2, "social_rules": 0, "financial_and_material_benefits": -1, "goal": 5}
+
+
+def spoken(task, goal, *, scored=True, masked=None, **more):
+    """One seat's trajectory of "combination/seat"."""
+    scores = {"scores": SCORES | {"goal": goal}} if scored else {}
+    return Trajectory("sotopia", task, seat=task[-1], outcome=goal / 10, success=goal >= 5, masked=masked, extra=scores | more)
+
+
+def test_sotopias_figures_by_hand():
+    played = [
+        spoken("sotopia/A/0", 6), spoken("sotopia/A/1", 2), spoken("sotopia/B/0", 9), spoken("sotopia/B/1", 0, masked="evaluator openai:m: no answer"),
+        spoken("generated:eval/3/0", 3, scored=False), spoken("generated:eval/3/1", 10, scored=False),
+    ]  # fmt: skip
+    combinations = {"sotopia/A": 4.0, "sotopia/B": 9.0, "generated:eval/3": 6.5}
+    assert values_of(played, "sotopia", "goal") == combinations  # rule-scored ones too, and the masked seat is no zero
+    assert values_of(played, "sotopia", "success") == {"sotopia/A": 0.5, "sotopia/B": 1.0, "generated:eval/3": 0.5}
+    assert values_of(played, "sotopia", "secret") == {"sotopia/A": -2.0, "sotopia/B": -2.0}
+    # 8 + 1 + 3 - 2 + 0 - 1 = 9 without the goal
+    assert values_of(played, "sotopia", "overall") == {"sotopia/A": pytest.approx((15 / 7 + 11 / 7) / 2), "sotopia/B": pytest.approx(18 / 7)}
+    assert values_of(played, "sotopia", "reward") == {}
+    assert values_of([Trajectory("alfworld", "a", outcome=1.0)], "alfworld", "goal") == values_of([], "sotopia", "overall") == {}
+
+
+def test_a_conversations_two_seats_are_drawn_together():
+    """Opposite seats, of which one gets what the other loses: every combination is worth 5, whichever of them are drawn."""
+    zero_sum = [spoken(f"sotopia/{number}/{seat}", 10 - number if seat else number) for number in range(1, 11) for seat in (0, 1)]
+    result = estimate(list(values_of(zero_sum, "sotopia", "goal").values()))
+    assert (result.low, result.mean, result.high, result.n) == (5.0, 5.0, 5.0, 10)
+    # Alike seats: as wide as one seat alone, and not narrower by the root of two, as twice as many independent values would be.
+    alike = [spoken(f"sotopia/{number}/{seat}", number % 11) for number in range(110) for seat in (0, 1)]
+    both, one = (estimate(list(values_of(each, "sotopia", "goal").values())) for each in (alike, alike[::2]))
+    assert both == one and both.n == 110
+    assert (both.high - both.low) / 2 == pytest.approx(1.96 * math.sqrt(10.0 / 110), rel=0.05)  # the variance of 0 … 10 is 10
+
+
+def test_sotopia_is_reported_by_its_goal_score():
+    before, now = [spoken("sotopia/A/0", 4), spoken("sotopia/B/0", 4)], [spoken("sotopia/A/0", 6), spoken("sotopia/B/0", 6)]
+    told = report(now, before, "sotopia")
+    assert told.startswith("success 100.0% [100.0%, 100.0%], paired difference to before +100.0 points") and "reward" not in told
+    assert "; goal 6.00 [6.00, 6.00], paired difference to before +2.0 [+2.0, +2.0]" in told
+    assert told.endswith("; overall 2.14 [2.14, 2.14], paired difference to before +0.3 [+0.3, +0.3]; n = 2")
+
+
 def tasks(values):
     return {str(number): float(value) for number, value in enumerate(values)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import pathlib
@@ -85,6 +86,9 @@ def gpt(folder, **changes):
         ({"actor": "openai", "judge": "progress", "actor_api.model": " "}, "actor_api.model is empty"),
         ({"actor": "literal", "judge_api.base_url": "ftp://x"}, "not the address of a server"),
         ({"api.offline": True, "api.cache": "nowhere.sqlite"}, "nowhere.sqlite"),
+        ({"evaluator": "nobody", "actor": "literal", "judge": "progress"}, "no evaluator 'nobody'.*none, openai"),
+        ({"evaluator": "openai", "actor": "literal", "judge": "progress"}, "gpt-4o-2024-08-06.*needs a key.*OPENAI_API_KEY"),
+        ({"evaluator": "openai", "actor": "literal", "judge": "progress", "evaluator_api.timeout_s": 0.0}, "evaluator_api.timeout_s"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_made(changes, words, monkeypatch, tmp_path):
@@ -92,7 +96,8 @@ def test_what_cannot_be_is_told_before_anything_is_made(changes, words, monkeypa
         monkeypatch.delenv(name, raising=False)
     config = gpt(tmp_path / "run", **changes)
     with pytest.raises(UserError, match=words) as told:
-        all_or_what_is_missing(lambda: partners.check_actor(config), lambda: partners.check_judge(config))
+        checks = (partners.check_actor, partners.check_judge, partners.check_evaluator)
+        all_or_what_is_missing(*(functools.partial(check, config) for check in checks))
     assert "\n" not in str(told.value) and not (tmp_path / "run").exists()
 
 
@@ -110,7 +115,7 @@ def test_limits_and_prices_may_change_and_models_may_not(tmp_path):
     RunFolder.open(gpt(tmp_path / "run"))
     changed = {"actor_api.budget_money": 5.0, "actor_api.price_per_million_prompt": 2.5, "judge_api.base_url": "http://127.0.0.1:1/v1"}
     assert RunFolder.open(gpt(tmp_path / "run", **changed)).resumed
-    for name, value in (("actor_api.model", "other"), ("judge_api.temperature", 0.0), ("judge", "graded"), ("actor", "literal")):
+    for name, value in (("actor_api.model", "other"), ("judge_api.temperature", 0.0), ("judge", "graded"), ("actor", "literal"), ("evaluator", "openai")):
         with pytest.raises(UserError, match=name):
             RunFolder.open(gpt(tmp_path / "run", **{name: value}))
 
@@ -135,6 +140,23 @@ def test_figures_are_those_since_the_last_time(tmp_path):
     assert (first["api_actor_prompt_tokens"], first["api_actor_completion_tokens"], first["api_spent_tokens"]) == (20, 10, 45)
     assert second["api_actor_calls"] == 0 and second["api_spent_tokens"] == 45
     assert (tmp_path / partners.CACHE_NAME).is_file() and not ApiClients(config, tmp_path / "none", {}).note()
+
+
+def test_the_evaluator_is_made_where_one_is_named(tmp_path):
+    config = gpt(tmp_path, actor="literal", judge="progress")
+    nothing = ApiClients(config, tmp_path / "none", partners.api_roles(config, "actor", "judge", "evaluator"))
+    assert partners.make_evaluator(config, nothing) is None and not (tmp_path / "none").exists() and config.evaluator_api.temperature == 0.0
+    with ScriptedServer() as server:
+        config.update_from_flattened_dict({"evaluator": "openai", "evaluator_api.base_url": server.url, "evaluator_api.model": "m"})
+        roles = partners.api_roles(config, "actor", "judge", "evaluator")
+        assert roles == {"evaluator": "evaluator_api"}
+        clients = ApiClients(config, tmp_path, roles)
+        evaluator = partners.make_evaluator(config, clients)
+        with pytest.raises(ApiError, match="no usable answer in 3 attempts"):  # the server says "ok"
+            asyncio.run(evaluator.score("Turn #0: A did nothing", ("A", "B")))
+        figures = clients.figures()
+        clients.close()
+    assert evaluator.name == "openai:m" and (figures["api_evaluator_calls"], figures["api_evaluator_asked_again"]) == (3, 2)
 
 
 def test_a_cache_that_is_shipped_replays_without_a_server(tmp_path, monkeypatch):
