@@ -10,6 +10,7 @@ import pytest
 
 from epo_jax.api.cache import ReplyCache
 from epo_jax.api.client import ApiError
+from epo_jax.api.failures import NoUsableAnswer
 from epo_jax.api.structured import ask, parse
 from tests.api import scripted_server as give
 from tests.api.conftest import outcomes, question
@@ -155,3 +156,22 @@ def test_models_that_count_their_answer_by_another_name(server, make_client):
     bodies = [request.body for request in server.requests]
     assert [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in bodies] == [(50, None), (None, 50), (None, 50)]
     assert not any("temperature" in body for body in bodies)
+
+
+def test_what_a_model_thinks_aloud_is_not_its_answer():
+    draft, answer = json.dumps(VALUE | {"indexes": [9]}), json.dumps(VALUE)
+    assert parse(f"<think>Perhaps {draft}, or not.</think>{answer}", SCHEMA) == VALUE
+    assert parse(f"<think>{draft}</think>```json\n{answer}\n```", SCHEMA) == parse(f"{draft}</think>{answer[:-1]}", SCHEMA) == VALUE
+    with pytest.raises(ValueError, match="no JSON object"):
+        parse(f"<think>{draft}</think>I give up.", SCHEMA)
+    said = VALUE | {"reasoning": "after </think> it is still a string"}
+    assert parse(json.dumps(said), SCHEMA) == said
+
+
+def test_who_asks_is_told_of_every_further_question(server, make_client):
+    server.then(give.good("no"), give.good("no"), give.good(json.dumps(VALUE | {"indexes": [1]})), give.good("no"), give.good("no"), give.refusal())
+    client, again = make_client(), []
+    assert asking(client, attempts=3, on_again=lambda: again.append("again")) == [1] and len(again) == 2 == client.totals.asked_again
+    for attempts, words in ((2, "no usable answer in 2 attempts"), (2, "refused to answer")):
+        with pytest.raises(NoUsableAnswer, match=words):
+            asking(client, attempts=attempts)
