@@ -67,11 +67,12 @@ class Run:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, self.stop = config, stop
-        _, self.task_sets, _, _ = all_or_what_is_missing(
+        _, self.task_sets, *_ = all_or_what_is_missing(
             lambda: strategists.find(config.model.source),
             lambda: tasks.load(config),
             lambda: partners.check_actor(config),
             lambda: partners.check_judge(config),
+            lambda: partners.check_evaluator(config),
         )
         if self._converses:
             played = [task_set.environment for task_set in self.task_sets]
@@ -240,6 +241,7 @@ class Run:
             round=self.learner.position.round + ahead,
             weights_version=self.engine.weights_version,
             others=self.opponents.advisers({episode.opponent for episode in episodes if episode.task_set.two_seats}, sampling),
+            evaluator=self.partners.evaluator,
         )
         return play_and_keep(
             title,

@@ -125,8 +125,8 @@ def show_scenarios(found: Sequence[Row]) -> None:
     for row in goals[:SHOWN_SCENARIOS]:
         other = overall.get((row["environment"], row["scenario"]))
         table.add_row(*_cells(row, row["scenario"]), Text(number("overall", other and other["mean"])))
-    how_many = f"the {SHOWN_SCENARIOS} of {len(goals)} scenarios with the lowest goal scores" if len(goals) > SHOWN_SCENARIOS else "by scenario"
-    say(f"\n{how_many}:")
+    how_many = f"the {SHOWN_SCENARIOS} of {len(goals)} scenarios with the lowest goal scores" if len(goals) > SHOWN_SCENARIOS else "scenarios by goal score"
+    say(f"\n{how_many} (all of them: scenarios.json and .csv)")
     console.print(table)
 
 

@@ -77,8 +77,9 @@ class Evaluation:
         engine, conversation = self._engine_and_conversation()
         record = {"config": flatten(config.to_dict()), **provenance(config)}
         self.folder = EvaluationFolder.open(pathlib.Path(options.output or self._usual_output()), self.what, record)
-        self.clients = partners.ApiClients(config, self.folder.path, partners.api_roles(config, "actor"))
+        self.clients = partners.ApiClients(config, self.folder.path, partners.api_roles(config, "actor", "evaluator"))
         actor = partners.make_actor(config, self.clients, None, self.mesh)
+        self.evaluator = partners.make_evaluator(config, self.clients)
         alone = options.strategist in WITHOUT_STRATEGIST
         self.actor = actor.without_strategist(options.strategist) if alone else actor
         self.player = Player(
@@ -89,6 +90,7 @@ class Evaluation:
             round=0,
             weights_version=engine.weights_version,
             others=self._others(actor),
+            evaluator=self.evaluator,
         )
 
     def everything(self) -> list[Row]:
@@ -118,7 +120,7 @@ class Evaluation:
 
     def _play(self, task_set: TaskSet) -> None:
         """One environment. Its file has the episodes in the order in which they ended until all have, then in the order of their tasks."""
-        path, start, money, fresh = self.folder.episodes(task_set.environment), time.monotonic(), self.actor.money, True
+        path, start, money, fresh = self.folder.episodes(task_set.environment), time.monotonic(), self._money, True
         try:
             trajectories, figures = play_and_keep(
                 f"{task_set.environment} {task_set.eval_split}",
@@ -132,12 +134,16 @@ class Evaluation:
             fresh = figures["episodes_per_second"] > 0
         finally:
             if fresh:
-                spent = {"seconds": time.monotonic() - start, "money": self.actor.money - money}
+                spent = {"seconds": time.monotonic() - start, "money": self._money - money}
                 self.folder.add_start({"environment": task_set.environment, **spent, **provenance(self.config)})
         if self.stop.requested:
             say(f"stopped: what has ended is in {self.folder.path}. The same command continues.")
             raise Stopped
         write_jsonl(path, trajectories)
+
+    @property
+    def _money(self) -> float:
+        return self.actor.money + (self.evaluator.money if self.evaluator else 0.0)
 
     def _engine_and_conversation(self) -> tuple[Any, Any]:
         if self.strategist is None:
@@ -200,11 +206,8 @@ class Evaluation:
             "strategist": strategist,
             **({"partner": partner} if self._converses else {}),
             "actor": _actor_name(config, options),
-            "actor_settings": {  # of those actors that have any
-                name: value
-                for name, value in flatten(config.to_dict()).items()
-                if name.startswith(("actor_", "local_actor.")) and name not in MAY_CHANGE
-            },
+            "actor_settings": _settings(config, "actor_", "local_actor."),  # of those actors that have any
+            **({"evaluator": config.evaluator, "evaluator_settings": _settings(config, "evaluator_api.")} if config.evaluator != "none" else {}),
             "environments": {
                 task_set.environment: {
                     "split": task_set.eval_split,
@@ -290,12 +293,18 @@ def _splits(told: str, environments: list[str]) -> dict[str, str]:
 
 def _check_actor(config: ConfigDict, options: Options) -> None:
     partners.check_actor(config)
+    partners.check_evaluator(config)
     played = _played(config)
     needs_strategy = partners.ACTORS[config.actor].needs_strategy
     if options.strategist in WITHOUT_STRATEGIST:
         alone.check_alone(config.actor, needs_strategy, options.strategist, played)
     if set(played) & set(envs.TWO_SEATS):
         self_play.check(config, set(played) & set(envs.TWO_SEATS), needs_strategy)
+
+
+def _settings(config: ConfigDict, *sections: str) -> dict[str, Any]:
+    """The fields of these sections that change what is said."""
+    return {name: value for name, value in flatten(config.to_dict()).items() if name.startswith(sections) and name not in MAY_CHANGE}
 
 
 def _actor_name(config: ConfigDict, options: Options) -> str:

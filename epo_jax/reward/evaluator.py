@@ -49,9 +49,10 @@ def overall(scores: Mapping[str, float]) -> float:
 
 
 class Evaluator(Protocol):
-    """Scores one finished conversation."""
+    """Scores one finished conversation. money: what it has cost since it was made, in the currency of its prices."""
 
     name: str
+    money: float
 
     async def score(self, transcript: str, names: tuple[str, str]) -> tuple[Scores, Scores]:
         """The scores of each seat. transcript: everything, with both private sides; names: of seat 0 and seat 1, as the transcript has them.

@@ -41,6 +41,10 @@ class OpenAIEvaluator:
         self.name = f"openai:{model}"
         self._client, self._attempts, self._salt = client, attempts, salt
 
+    @property
+    def money(self) -> float:
+        return self._client.totals.money
+
     async def score(self, transcript: str, names: tuple[str, str]) -> tuple[Scores, Scores]:
         """See `Evaluator`. Raises `ApiError` if there is no usable answer."""
         return await ask(self._client, request(transcript, names), SCHEMA, read, self._attempts, salt=self._salt)

@@ -94,6 +94,7 @@ class _Bargaining:
 
     def __init__(self) -> None:
         self._moves: int | None = None
+        self.counts: dict[str, int] = {}
 
     async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
         if self._moves is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.model.conversation import ConversationFormat
+from epo_jax.reward.evaluator import Evaluator
 from epo_jax.rollout import two_seats
 from epo_jax.rollout.actors import Actor
 from epo_jax.rollout.opponents import SCRIPTED, SELF
@@ -43,7 +44,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """Everything that the episodes of a phase share. others: who may sit at the other seat, by name; evaluator: of reward/evaluator.py."""
+    """Everything that the episodes of a phase share. others: who may sit at the other seat, by name; evaluator: scores conversations that no rule does."""
 
     engine: Engine
     conversation: ConversationFormat
@@ -52,7 +53,7 @@ class Player:
     round: int
     weights_version: str
     others: Mapping[str, Adviser] = dataclasses.field(default_factory=dict)
-    evaluator: Any = None
+    evaluator: Evaluator | None = None
 
     @property
     def adviser(self) -> Adviser:

@@ -116,7 +116,8 @@ class Seat:
         self._prompt_tokens = self._adviser.conversation.reply_and_continue(turn.tokens, reply)
 
     def close(self) -> None:
-        """Gives back both sessions."""
+        """Gives back both sessions, and keeps what the actor counted."""
+        self.trajectory.extra |= self._acting.counts
         self._adviser.engine.close(self._session)
         self._acting.close()
 

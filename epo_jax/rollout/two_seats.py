@@ -122,7 +122,7 @@ class _Conversation:
             return
         for trajectory in trajectories:
             scores = evaluation[int(trajectory.seat)]
-            trajectory.extra["scores"] = dict(scores)
+            trajectory.extra |= {"scores": dict(scores), "evaluator": {"name": evaluator.name, "reasons": scores.reasons}}
             trajectory.outcome = scores["goal"] / 10
             trajectory.success = scores["goal"] >= WON
             if trajectory.turns:
