@@ -10,6 +10,7 @@ import envs
 from envs.sotopia.environment import SotopiaEnvironment
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import ContextFull, Sampled, Sampling
+from epo_jax.reward.evaluator import DIMENSIONS, Scores
 from epo_jax.rollout.actors import LiteralActor
 from epo_jax.rollout.keep import already_played
 from epo_jax.rollout.opponents import SCRIPTED, SELF
@@ -229,10 +230,12 @@ def talk():
 
 
 def test_an_evaluator_scores_both_seats_and_its_goal_is_the_outcome(talk):
-    scores = ({"goal": 8, "believability": 9}, {"goal": 3, "believability": 7})
+    middle = {name: (low + high) // 2 for name, (low, high) in DIMENSIONS.items()}
+    scores = (Scores(middle | {"goal": 8}, {"goal": "kind"}), Scores(middle | {"goal": 3}, {"goal": "not kind"}))
     evaluator = Evaluator(scores)
     trajectories = play(player(Words(["Strategy: be kind."]), evaluator=evaluator), talk)
     assert [(one.outcome, one.success, one.extra["scores"]) for one in trajectories] == [(0.8, True, scores[0]), (0.3, False, scores[1])]
+    assert [one.extra["evaluator"]["reasons"]["goal"] for one in trajectories] == ["kind", "not kind"]
     [(transcript, names)] = evaluator.seen
     combination = SotopiaEnvironment().combination(talk.combination)
     assert names == combination.names and all(goal in transcript for goal in (combination.view_of(0).goal, combination.view_of(1).goal))
