@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import csv
 import hashlib
 import json
 
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 
 import envs
+from configs.defaults import get_defaults
 from envs.sotopia.action import ACTION_TYPES, Action
 from epo_jax.api.budget import Budget
 from epo_jax.api.cache import ReplyCache
 from epo_jax.api.client import ApiClient
 from epo_jax.api.settings import ApiSettings
+from epo_jax.evaluate.run import Evaluation, Options
 from epo_jax.evaluation import estimate, task_of, values_of
 from epo_jax.generate.engine import Sampling
+from epo_jax.interrupt import StopRequest
 from epo_jax.reward.evaluator import DIMENSIONS
 from epo_jax.reward.evaluator_openai import OpenAIEvaluator
 from epo_jax.rollout.actor_openai import OpenAIActor
@@ -232,3 +236,37 @@ def test_actors_alone(task_set, tmp_path, monkeypatch, mode):
     answers = [json.loads(message["content"]) for messages in asked for message in messages[3:] if message["role"] == "assistant"]
     assert answers and all((answer.pop("strategy", None) == "Be brief.") == (mode == "react") for answer in answers)
     assert all(turn.tokens == [] and set(json.loads(turn.action)) == {"action_type", "argument"} for pair in pairs for one in pair for turn in one.turns)
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_by_dimension_and_scenario(sotopia_data, tmp_path, monkeypatch):  # noqa: F811
+    """Eight combinations, the actor alone at both seats: figures from what the server said, also by hand; the same command again asks nothing."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = get_defaults()
+    for name in config.environments:
+        config.environments[name].share = float(name == "sotopia")
+    config.environments.sotopia.update(prompt="full", eval_split="all", options={"data": str(sotopia_data)})
+    config.update(actor="openai", evaluator="openai")
+    with FaultySotopia(faults=0.0) as server:
+        for section in (config.actor_api, config.evaluator_api):
+            section.update(model="m", base_url=server.url, price_per_million_prompt=1e5, max_tokens=4096)
+        options = Options("none", tasks=8, output=str(tmp_path / "e"), partner=SELF)
+        Evaluation(config, options, StopRequest()).everything()
+        asked, scores = len(server.tries()), server.scores
+    rows = {row["figure"]: row for row in json.loads((tmp_path / "e" / "results.json").read_text())["rows"]}
+    what = json.loads((tmp_path / "e" / "evaluation.json").read_text())["what"]
+    assert what["evaluator"] == "openai" and what["evaluator_settings"]["evaluator_api.temperature"] == 0.0
+    assert len(scores) == rows["goal"]["n"] and rows["goal"]["episodes"] == 2 * len(scores) and rows["goal"]["masked"] == 0
+    for name in DIMENSIONS:
+        assert rows[name]["mean"] == pytest.approx(np.mean([one[name] for pair in scores for one in pair])), name
+        assert rows[name]["low"] <= rows[name]["mean"] <= rows[name]["high"]
+    assert rows["overall"]["mean"] == pytest.approx(np.mean([np.mean(list(one.values())) for pair in scores for one in pair]))
+    assert rows["goal"]["money"] == pytest.approx(asked)  # ten tokens a request at a tenth each: the evaluator's requests cost, too
+    with open(tmp_path / "e" / "scenarios.csv", newline="") as file:
+        scenarios = [row for row in csv.DictReader(file) if row["figure"] == "goal"]
+    assert sum(int(row["n"]) for row in scenarios) == len(scores) and len(scenarios) > 4
+    with FaultySotopia(faults=1.0) as server:
+        for section in (config.actor_api, config.evaluator_api):
+            section.base_url = server.url
+        Evaluation(config, options, StopRequest()).everything()
+        assert server.tries() == []
