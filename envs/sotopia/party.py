@@ -106,6 +106,11 @@ class Party:
         """The id of the scenario, which several combinations share."""
         return self._environment.conversation.combination.scenario.id
 
+    @property
+    def codename(self) -> str:
+        """The scenario's name for people, which several scenarios may share."""
+        return self._environment.conversation.combination.scenario.codename
+
     def progress(self) -> float:
         """How well the party stands, in [0, 1] (SotopiaEnvironment.progress)."""
         return self._environment.progress(self.seat)

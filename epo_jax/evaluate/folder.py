@@ -160,7 +160,7 @@ def _read_what(path: pathlib.Path) -> dict[str, Any]:
 
 def _check(trajectory: Trajectory, environment: str, where: str) -> None:
     """Raises `UserError` for an episode whose figures are no figures, as a file that was edited may hold."""
-    bought, kind, scenario = (trajectory.extra.get(name) for name in ("bought", "task_type", "scenario"))
+    bought, kind, scenario, codename = (trajectory.extra.get(name) for name in ("bought", "task_type", "scenario", "codename"))
     sound = (
         trajectory.environment == environment
         and isinstance(trajectory.task_id, str)
@@ -170,7 +170,7 @@ def _check(trajectory: Trajectory, environment: str, where: str) -> None:
         and (trajectory.masked is None or isinstance(trajectory.masked, str))
         and (bought is None or isinstance(bought, bool))
         and (kind is None or isinstance(kind, str))
-        and (scenario is None or isinstance(scenario, str))
+        and (scenario is None or (isinstance(scenario, str) and isinstance(codename, str)))
         and ("scores" not in trajectory.extra or _are_scores(trajectory.extra["scores"]))
     )
     if not sound:

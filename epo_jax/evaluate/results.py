@@ -20,7 +20,7 @@ LABELS = {
     "turns": "turns an episode",
     "strategy_tokens": "tokens a strategy",
     "goal": "goal (0 to 10)",
-    **{dimension: f"{dimension.replace('_', ' ')} ({low} to {high})" for dimension, (low, high) in DIMENSIONS.items() if dimension != "goal"},
+    **{dimension: f"{dimension.removesuffix('_benefits').replace('_', ' ')} ({low} to {high})" for dimension, (low, high) in DIMENSIONS.items() if dimension != "goal"},
     "overall": "overall (mean of the seven)",
 }
 SHARES = ("success", "bought")  # told in per cent
@@ -49,13 +49,15 @@ def rows(folder: EvaluationFolder, trajectories: Sequence[Trajectory]) -> list[R
 def scenario_rows(folder: EvaluationFolder, trajectories: Sequence[Trajectory]) -> list[Row]:
     """One row for each scenario (`extra["scenario"]`) and each of its scores; none where no environment has scenarios.
 
-    Columns as of `rows`, with `scenario` in the place of `task_type`, and without seconds and money.
+    Columns as of `rows`, with `scenario` (its id) and `codename` in the place of `task_type`, and without seconds and money.
     """
     found: list[Row] = []
     for environment, group in by_environment(trajectories).items():
-        for scenario in sorted({trajectory.extra["scenario"] for trajectory in group if "scenario" in trajectory.extra}):
+        codenames = {one.extra["scenario"]: one.extra["codename"] for one in group if "scenario" in one.extra}
+        for scenario, codename in sorted(codenames.items()):
             of_it = [one for one in group if one.extra.get("scenario") == scenario]
-            found += _rows_of(folder, environment, {"scenario": scenario}, of_it, {}, figures=("success", *SCORES))
+            part = {"scenario": scenario, "codename": codename}
+            found += _rows_of(folder, environment, part, of_it, {}, figures=("success", *SCORES))
     return found
 
 
@@ -124,7 +126,8 @@ def show_scenarios(found: Sequence[Row]) -> None:
         table.add_column(name, justify=side)
     for row in goals[:SHOWN_SCENARIOS]:
         other = overall.get((row["environment"], row["scenario"]))
-        table.add_row(*_cells(row, row["scenario"]), Text(number("overall", other and other["mean"])))
+        name = row["scenario"] if row["codename"] == row["scenario"] else f"{row['codename']} ({row['scenario'][-6:]})"
+        table.add_row(*_cells(row, name), Text(number("overall", other and other["mean"])))
     how_many = f"the {SHOWN_SCENARIOS} of {len(goals)} scenarios with the lowest goal scores" if len(goals) > SHOWN_SCENARIOS else "scenarios by goal score"
     say(f"\n{how_many} (all of them: scenarios.json and .csv)")
     console.print(table)

@@ -93,7 +93,7 @@ class _Conversation:
         party, other = self._parties[number], self._advisers[1 - number]
         trajectory = self._player.trajectory(self._episode, party.task_id, first_observation=party.read(), start_progress=party.progress())
         trajectory.seat = str(number)
-        trajectory.extra["scenario"] = party.scenario
+        trajectory.extra |= {"scenario": party.scenario, "codename": party.codename}
         trajectory.extra["partner"] = {"strategist": SCRIPTED, "weights": "", "actor": ""} if other is None else other.lineage
         self._seats[number] = Seat(self._advisers[number], self._episode.task_set, trajectory, _seed_of(self._episode.seed, number))
         return self._seats[number]
