@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from envs.sotopia.environment import REAL
 from epo_jax import strategist as strategists
 from epo_jax.api.budget import Budget
 from epo_jax.api.cache import ReplyCache
@@ -38,6 +39,7 @@ from epo_jax.reward.judge_openai import GradedJudge, OpenAIJudge
 from epo_jax.rollout.actor_local import LocalActor
 from epo_jax.rollout.actor_openai import OpenAIActor
 from epo_jax.rollout.actors import Actor, LiteralActor
+from epo_jax.rollout.tasks import TaskSet
 from epo_jax.strategist import Strategist
 
 JUDGES = ("graded", "openai", "progress", "verifier")
@@ -80,6 +82,17 @@ def check_evaluator(config: ConfigDict) -> None:
         raise UserError(f"there is no evaluator {config.evaluator!r}: choose one of {', '.join(EVALUATORS)}.")
     if config.evaluator == "openai":
         _check_api(config, "evaluator_api")
+
+
+def check_scored(config: ConfigDict, task_sets: Sequence[TaskSet]) -> None:
+    """Raises `UserError` where no rule scores SOTOPIA's own combinations and there is no evaluator to do it."""
+    for task_set in task_sets:
+        for split, tasks in ((task_set.train_split, task_set.train), (task_set.eval_split, task_set.held_out)):
+            if task_set.two_seats and config.evaluator == "none" and tasks and tasks[0].combination.kind == REAL:
+                raise UserError(
+                    f"no rule scores the conversations of {task_set.environment}'s split {split}: set --config.evaluator=openai (a model reads each "
+                    "one whole), or play the splits generated:train and generated:eval."
+                )
 
 
 def _check_api(config: ConfigDict, section: str) -> None:

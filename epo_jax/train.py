@@ -74,6 +74,7 @@ class Run:
             lambda: partners.check_judge(config),
             lambda: partners.check_evaluator(config),
         )
+        partners.check_scored(config, self.task_sets)
         if self._converses:
             played = [task_set.environment for task_set in self.task_sets]
             self_play.check(config, played, partners.ACTORS[config.actor].needs_strategy)

@@ -18,6 +18,7 @@ from epo_jax.api.budget import Budget
 from epo_jax.api.cache import ReplyCache
 from epo_jax.api.client import ApiClient
 from epo_jax.api.settings import ApiSettings
+from epo_jax.errors import UserError
 from epo_jax.evaluate.run import Evaluation, Options
 from epo_jax.evaluation import estimate, task_of, values_of
 from epo_jax.generate.engine import Sampling
@@ -30,6 +31,7 @@ from epo_jax.rollout.opponents import SELF
 from epo_jax.rollout.play import Player, episodes_of_evaluation, play_episodes
 from epo_jax.rollout.prompts import load
 from epo_jax.rollout.tasks import TaskSet
+from epo_jax.train import Run
 from tests.api import scripted_server as give
 from tests.api.scripted_server import ScriptedServer
 from tests.api.scripted_time import JumpingTime
@@ -270,3 +272,18 @@ def test_the_command_evaluates_by_dimension_and_scenario(sotopia_data, tmp_path,
             section.base_url = server.url
         Evaluation(config, options, StopRequest()).everything()
         assert server.tries() == []
+
+
+def test_without_an_evaluator_they_are_refused_before_anything_is_made(sotopia_data, tmp_path):  # noqa: F811
+    config = get_defaults()
+    for name in config.environments:
+        config.environments[name].share = float(name == "sotopia")
+    config.environments.sotopia.options = {"data": str(sotopia_data)}
+    config.workdir = str(tmp_path / "run")
+    for split in ("all", "hard"):
+        with pytest.raises(UserError, match=rf"no rule scores .* split {split}: set --config\.evaluator=openai"):
+            Evaluation(config, Options("vanilla", split=split, tasks=2, output=str(tmp_path / "e")), StopRequest())
+    config.environments.sotopia.train_split = "hard"
+    with pytest.raises(UserError, match="no rule scores .* split hard"):
+        Run(config, StopRequest())
+    assert list(tmp_path.iterdir()) == []

@@ -70,6 +70,7 @@ class Evaluation:
             lambda: tasks.load(config, train=_makes_tokenizer(config, options)),
             lambda: _check_actor(config, options),
         )
+        partners.check_scored(config, self.task_sets)
         self.mesh = make_mesh(config.mesh.to_dict())
         self.strategist = self._load_strategist()
         self.untrained = self._load_untrained_partner()
