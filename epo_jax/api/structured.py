@@ -21,15 +21,15 @@ LONGEST_SHOWN = 4000  # characters of a wrong answer that are shown to the model
 LONGEST_MENDED, MOST_BRACKETS_MENDED = 8000, 200
 
 
-def parse(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The JSON object in `text` that fits `schema`: bare, in a code fence, within prose, or mended where it is nearly JSON.
+def parse(text: str, schema: dict[str, Any], *, mend: bool = True) -> dict[str, Any]:
+    """The JSON object in `text` that fits `schema`: bare, in a code fence, within prose, or (`mend`) mended where it is nearly JSON.
 
     What stands before a last "</think>" is a model's thinking aloud, and is not read.
 
     Raises `ValueError` with a sentence that tells the model what to do better.
     """
     complaint = "it holds no JSON object"
-    for candidate in _candidates(text):
+    for candidate in _candidates(text, mend):
         if not isinstance(candidate, dict):
             continue
         try:
@@ -69,10 +69,12 @@ async def ask(
         if reply.refusal is not None:
             raise NoUsableAnswer(f"{client.name} refused to answer: {one_line(reply.refusal)}")
         try:
-            return check(await asyncio.to_thread(parse, reply.text, schema))  # a long answer to be mended holds up no other call
+            # An answer that was cut off is not mended: its last number may be half of one. A long one to be mended holds up no other call.
+            cut_off = reply.finish_reason == "length"
+            return check(await asyncio.to_thread(parse, reply.text, schema, mend=not cut_off))
         except ValueError as error:
             reason = str(error)
-            if reply.finish_reason == "length":
+            if cut_off:
                 reason += " (the answer was cut off, it must be shorter)"
         conversation += [
             {"role": "assistant", "content": reply.text[:LONGEST_SHOWN] or "(nothing)"},
@@ -86,7 +88,7 @@ def told_again(reason: str) -> str:
     return f"This answer cannot be used: {reason}. Answer again, with the JSON object alone."
 
 
-def _candidates(text: str) -> Iterator[Any]:
+def _candidates(text: str, mend: bool) -> Iterator[Any]:
     """The values that `text` may mean, the most literal reading first."""
     answer = text.rpartition("</think>")[2]
     places = [answer, *FENCE.findall(answer)]
@@ -98,7 +100,7 @@ def _candidates(text: str) -> Iterator[Any]:
             yield json.loads(place)
         except (ValueError, RecursionError):
             continue
-    for place in reversed(places):
+    for place in reversed(places) if mend else ():
         if "{" in place and len(place) <= LONGEST_MENDED and place.count("{") + place.count("[") <= MOST_BRACKETS_MENDED:
             try:
                 yield json_repair.loads(place)

@@ -175,3 +175,11 @@ def test_who_asks_is_told_of_every_further_question(server, make_client):
     for attempts, words in ((2, "no usable answer in 2 attempts"), (2, "refused to answer")):
         with pytest.raises(NoUsableAnswer, match=words):
             asking(client, attempts=attempts)
+
+
+def test_an_answer_that_was_cut_off_is_not_mended(server, make_client):
+    """Of [1, 2] a cut may leave [1, and of 10 a 1: the model is asked for a shorter answer; one that is whole all the same will do."""
+    cut = '{"reasoning": "found the mug", "indexes": [1'
+    assert parse(cut, SCHEMA)["indexes"] == [1]
+    server.then(give.good(cut, finish_reason="length"), give.good(json.dumps(VALUE | {"indexes": [1, 2]}), finish_reason="length"))
+    assert asking(make_client()) == [1, 2] and "cut off" in server.requests[1].body["messages"][-1]["content"]
