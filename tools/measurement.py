@@ -1,0 +1,103 @@
+"""How the measuring tools tell what they measured: the machine, the spread of repeated figures, one table or one JSON object."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from epo_jax.report.console import console, say
+
+PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers")
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and accelerator of this machine, and the versions that matter for a speed; what is not installed is left out."""
+    import jax
+
+    found: dict[str, Any] = {"processor": _processor(), "cores": cores()}
+    if hasattr(os, "getloadavg"):
+        found["load"] = round(os.getloadavg()[1], 1)  # of five minutes: above the cores, other programs took part of the time
+    if (memory := _memory()) is not None:
+        found["memory_gb"] = round(memory / 1e9, 1)
+    if jax.default_backend() != "cpu":
+        found["accelerator"] = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    found |= {"system": platform.system(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def _processor() -> str:
+    """The processor's name and, where it has them, its widest vector instructions: names of virtual machines' processors say little."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    flags = fields.get("flags", "").split()
+    vectors = next((told for flag, told in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
+    return ", ".join(filter(None, (fields.get("model name", platform.machine()), vectors)))
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """{"min", "median", "max"} of repeated figures."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """The spread of ours ÷ theirs, repeat by repeat: what else the machine did in a repeat fell on both."""
+    return spread([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
+def told(figure: dict[str, float] | float | None, pattern: str = "{:.2f}") -> str:
+    """A figure in a table's cell; a spread as `median (min–max)`, and one that does not exist as nothing."""
+    if figure is None:
+        return ""
+    if not isinstance(figure, dict):
+        return pattern.format(figure)
+    low, middle, high = (pattern.format(figure[name]) for name in ("min", "median", "max"))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """One table; the first column holds words, the others figures."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_machine(found: dict[str, Any]) -> None:
+    """The machine in one line."""
+    say(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(result))
