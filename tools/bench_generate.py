@@ -10,7 +10,8 @@ plays once before, and what that took longer is told apart (ours: mostly compila
 finds what another left in the cache. Reading again one by one is what the original's evaluation does.
 
 In the table: new tokens a second; seconds to the end of the last episode; tokens read ÷ tokens in prompts; the ratio of new tokens a second; the
-share of tokens equal to ours; what our first run took longer.
+share of tokens equal to ours; what our first run took longer. "By processor time" is the ratio of the seconds that the processors worked: where
+other programs share the cores (the load is above the number of cores) it is the one to look at, as waiting for a core falls on the sides unlike.
 
 A second table has single figures: prefill (read so many tokens and sample one) and decode (sample on from a cache) of one and of several
 conversations. "Bandwidth" is the share of the memory's speed, as measured in the same repeat, at which the weights would be read once a step.
@@ -25,8 +26,7 @@ import json
 import pathlib
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -41,6 +41,7 @@ from epo_jax.generate.engine import Engine, Sampling  # noqa: E402
 from epo_jax.strategist import Strategist  # noqa: E402
 from tools import generate_peers as peers, measurement, turn_script  # noqa: E402
 from tools.generate_peers import Played  # noqa: E402
+from tools.measurement import Stopwatch, Taken  # noqa: E402
 from tools.turn_script import Script  # noqa: E402
 
 OURS = "epo_jax"
@@ -147,11 +148,11 @@ class OurSide:
         async def everything() -> list[list[list[int]]]:
             return await asyncio.gather(*(converse(number) for number in range(len(script.episodes))))
 
-        begin = time.perf_counter()
+        watch = Stopwatch()
         samples = asyncio.run(everything())
-        seconds = time.perf_counter() - begin
+        taken = watch.taken()
         # The engine counts what prefill read; the last token before each sample is read by the first step of decode.
-        return Played(samples, seconds, int(self.engine.stats["prefill_tokens"] - before) + len(script.episodes) * script.turns)
+        return Played(samples, taken, int(self.engine.stats["prefill_tokens"] - before) + len(script.episodes) * script.turns)
 
     def __enter__(self) -> OurSide:
         return self
@@ -179,16 +180,18 @@ def compare(sides: Sequence[peers.Side], script: Script, repeats: int) -> list[d
             played[number].append(sides[number].play(script))
     rows = []
     for side, began, runs in zip(sides, first, played, strict=True):
-        seconds = [run.seconds for run in runs]
+        seconds = [run.taken.wall for run in runs]
         rows.append(
             {
                 "side": side.name,
                 "tokens_per_second": measurement.spread([script.sampled_tokens / each for each in seconds]),
                 "seconds": measurement.spread(seconds),
                 "read_share": runs[0].read / script.prompt_tokens,
-                "ours_to_this": measurement.ratios([run.seconds for run in runs], [run.seconds for run in played[0]]),
+                "processor_seconds": measurement.spread([run.taken.processor for run in runs]),
+                "ours_to_this": measurement.ratios(seconds, [run.taken.wall for run in played[0]]),
+                "ours_to_this_by_processor": measurement.ratios([run.taken.processor for run in runs], [run.taken.processor for run in played[0]]),
                 "equal_tokens": equal_share(played[0][0].samples, runs[0].samples),
-                "first_run_seconds_more": max(0.0, began.seconds - min(seconds)) if side.name == OURS else None,
+                "first_run_seconds_more": max(0.0, began.taken.wall - min(seconds)) if side.name == OURS else None,
             }
         )
     return rows
@@ -204,34 +207,33 @@ def equal_share(ours: list[list[list[int]]], theirs: list[list[list[int]]]) -> f
 
 
 def single_figures(strategist: Strategist, model: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prefill and decode rates of both sides, at batch 1 and at options.batch."""
+    """Prefill and decode of both sides, at batch 1 and at options.batch: rates by the clock on the wall, ratios by both clocks."""
     weights = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(strategist.params))
-    bandwidths, rows = [], []
-    big = Memory(min(weights, 1 << 30))
+    memory, readings, rows = Memory(min(weights, 1 << 30)), [], []
     for batch in dict.fromkeys((1, options.batch)):
-        length = options.prefill + options.steps + 2
-        with _engine(strategist, slots=batch, max_length=length, more=options.engine) as engine:
-            ours: Callable[[], tuple[float, float]] = lambda: _our_rates(engine, strategist.params, batch, options.prefill, options.steps)  # noqa: B023, E731
-            theirs: Callable[[], tuple[float, float]] = lambda: _their_rates(model, batch, options.prefill, options.steps)  # noqa: B023, E731
-            ours()
-            theirs()
-            heard = []
-            for _ in range(options.repeats):
-                bandwidths.append(big.read())
-                heard.append((ours(), theirs(), bandwidths[-1]))
-        for which, name in enumerate(("prefill", "decode")):
-            mine, other = [each[0][which] for each in heard], [each[1][which] for each in heard]
-            row = {
-                "figure": name, "batch": batch, "ours": measurement.spread(mine), "transformers": measurement.spread(other),
-                "ratio": measurement.ratios(mine, other),
-            }  # fmt: skip
+        ours, theirs, reading = [], [], []
+        with _engine(strategist, slots=batch, max_length=options.prefill + options.steps + 2, more=options.engine) as engine:
+            for _ in range(options.repeats + 1):
+                reading.append(memory.read())
+                ours.append(_our_times(engine, strategist.params, batch, options.prefill, options.steps))
+                theirs.append(_their_times(model, batch, options.prefill, options.steps))
+        ours, theirs, reading = ours[1:], theirs[1:], reading[1:]  # the first compiled
+        readings += reading
+        for which, (name, tokens) in enumerate((("prefill", batch * options.prefill), ("decode", batch * options.steps))):
+            mine, other = [each[which] for each in ours], [each[which] for each in theirs]
+            row = {"figure": name, "batch": batch}
+            row["ours"] = measurement.spread([tokens / each.wall for each in mine])
+            row["transformers"] = measurement.spread([tokens / each.wall for each in other])
+            row["ratio"] = measurement.ratios([each.wall for each in other], [each.wall for each in mine])
+            row["ratio_by_processor"] = measurement.ratios([each.processor for each in other], [each.processor for each in mine])
             if name == "decode":
-                reads = weights / batch
-                row["bandwidth_share"] = measurement.spread([rate * reads / each[2] for rate, each in zip(mine, heard, strict=True)])
-                row["transformers_bandwidth_share"] = measurement.spread([rate * reads / each[2] for rate, each in zip(other, heard, strict=True)])
+                row["bandwidth_share"] = measurement.ratios([each.wall * options.steps * weights for each in reading], [each.wall for each in mine])
+                row["bandwidth_share_by_processor"] = measurement.ratios(
+                    [each.processor * options.steps * weights for each in reading], [each.processor for each in mine]
+                )
             rows.append(row)
     for row in rows:
-        row["bandwidth_gb_per_second"] = measurement.spread([each / 1e9 for each in bandwidths])
+        row["bandwidth_gb_per_second"] = measurement.spread([1e-9 / each.wall for each in readings])
         row["weights_gb"] = weights / 1e9
     return rows
 
@@ -245,38 +247,35 @@ class Memory:
         self._sum = jax.jit(jnp.sum)
         self.read()
 
-    def read(self) -> float:
-        """Bytes a second."""
-        times = []
-        for _ in range(3):
-            for add in (lambda: float(self.torch.sum()), lambda: float(self._sum(self.jax))):
-                begin = time.perf_counter()
-                add()
-                times.append(time.perf_counter() - begin)
-        return self.torch.nbytes / min(times)
+    def read(self) -> Taken:
+        """Seconds a byte."""
+        taken = []
+        for add in (lambda: float(self.torch.sum()), lambda: float(self._sum(self.jax))) * 3:
+            watch = Stopwatch()
+            add()
+            taken.append(watch.taken())
+        return Taken(*(min(each) / self.torch.nbytes for each in zip(*taken, strict=True)))
 
 
 def _prompts(batch: int, length: int) -> list[list[int]]:
     return [[100 + (7 * row + 13 * place) % 1000 for place in range(length)] for row in range(batch)]
 
 
-def _our_rates(engine: Engine, params: Any, batch: int, length: int, steps: int) -> tuple[float, float]:
-    """(tokens read a second, tokens sampled a second)."""
+def _our_times(engine: Engine, params: Any, batch: int, length: int, steps: int) -> tuple[Taken, Taken]:
+    """(reading `length` tokens and sampling one, sampling `steps` more), for every row of the batch."""
     engine.update_weights(params, "again")
-    prompts = _prompts(batch, length)
 
-    async def both() -> tuple[float, float]:
+    async def both() -> tuple[Taken, Taken]:
         sessions = [engine.open(row) for row in range(batch)]
 
-        async def timed(new: list[list[int]], number: int) -> float:
-            begin = time.perf_counter()
+        async def timed(new: list[list[int]], number: int) -> Taken:
+            watch = Stopwatch()
             sampling = Sampling(temperature=0.0, max_new_tokens=number)
             await asyncio.gather(*(engine.generate(session, tokens, sampling) for session, tokens in zip(sessions, new, strict=True)))
-            return time.perf_counter() - begin
+            return watch.taken()
 
         try:
-            reading = await timed(prompts, 1)
-            return batch * length / reading, batch * steps / await timed([[] for _ in sessions], steps)
+            return await timed(_prompts(batch, length), 1), await timed([[] for _ in sessions], steps)
         finally:
             for session in sessions:
                 engine.close(session)
@@ -285,15 +284,15 @@ def _our_rates(engine: Engine, params: Any, batch: int, length: int, steps: int)
 
 
 @torch.inference_mode()
-def _their_rates(model: Any, batch: int, length: int, steps: int) -> tuple[float, float]:
+def _their_times(model: Any, batch: int, length: int, steps: int) -> tuple[Taken, Taken]:
     tokens = torch.tensor(_prompts(batch, length))
     rows = peers.KeptRows(model, batch)
-    begin = time.perf_counter()
+    watch = Stopwatch()
     last = rows.sample(tokens, torch.ones_like(tokens), 1)
-    reading = time.perf_counter() - begin
-    begin = time.perf_counter()
+    reading = watch.taken()
+    watch = Stopwatch()
     rows.sample(last, torch.ones_like(last), steps)
-    return batch * length / reading, batch * steps / (time.perf_counter() - begin)
+    return reading, watch.taken()
 
 
 # --- telling --------------------------------------------------------------------------------------------------------
@@ -304,11 +303,11 @@ def show(result: dict[str, Any]) -> None:
     measurement.show(
         f"{script['checkpoint']}, float32: {script['episodes']} conversations of {script['turns']} turns, {script['new_tokens']} new tokens a turn, "
         f"{script['prompt']} prompt, {script['longest']} tokens at most",
-        ("side", "tokens/s", "seconds", "read", "ours ÷ this", "equal", "first, s more"),
+        ("side", "tokens/s", "seconds", "read", "ours ÷ this", "by processor time", "equal", "first, s more"),
         [
             (
                 row["side"], told(row["tokens_per_second"], "{:.1f}"), told(row["seconds"], "{:.1f}"), told(row["read_share"], "{:.3f}"),
-                "" if row["side"] == OURS else told(row["ours_to_this"]), told(row["equal_tokens"], "{:.1%}"), told(row["first_run_seconds_more"], "{:.1f}"),
+                *("" if row["side"] == OURS else told(row[name]) for name in ("ours_to_this", "ours_to_this_by_processor")), told(row["equal_tokens"], "{:.1%}"), told(row["first_run_seconds_more"], "{:.1f}"),
             )
             for row in result["sides"]
         ],
@@ -316,11 +315,11 @@ def show(result: dict[str, Any]) -> None:
     weights, bandwidth = result["figures"][0]["weights_gb"], result["figures"][0]["bandwidth_gb_per_second"]
     measurement.show(
         f"single figures, tokens/s; {weights:.3f} GB of weights, memory read at {told(bandwidth, '{:.1f}')} GB/s",
-        ("", "batch", "ours", "transformers", "ratio", "bandwidth, ours", "theirs"),
+        ("", "batch", "ours", "transformers", "ours ÷ this", "by processor time", "bandwidth", "by processor time"),
         [
             (
                 row["figure"], str(row["batch"]), told(row["ours"], "{:.1f}"), told(row["transformers"], "{:.1f}"), told(row["ratio"]),
-                told(row.get("bandwidth_share")), told(row.get("transformers_bandwidth_share")),
+                told(row["ratio_by_processor"]), told(row.get("bandwidth_share")), told(row.get("bandwidth_share_by_processor")),
             )
             for row in result["figures"]
         ],

@@ -13,7 +13,6 @@ import pathlib
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -23,16 +22,16 @@ import torch
 import transformers
 
 from epo_jax.errors import UserError
-from tools.measurement import cores
+from tools.measurement import Stopwatch, Taken, cores
 from tools.turn_script import Script
 
 
 @dataclasses.dataclass(frozen=True)
 class Played:
-    """One run of a script. samples: [episode][turn] → tokens; seconds: until the last episode ended; read: prompt tokens that were computed."""
+    """One run of a script. samples: [episode][turn] → tokens; taken: until the last episode ended; read: prompt tokens that were computed."""
 
     samples: list[list[list[int]]]
-    seconds: float
+    taken: Taken
     read: int
 
 
@@ -67,7 +66,7 @@ class ReadingAgain:
 
     @torch.inference_mode()
     def play(self, script: Script) -> Played:
-        begin = time.perf_counter()
+        watch = Stopwatch()
         settings = transformers.GenerationConfig(max_new_tokens=script.new_tokens, do_sample=False, pad_token_id=0)
         samples: list[list[list[int]]] = []
         for first in range(0, len(script.episodes), self.at_once):
@@ -82,7 +81,7 @@ class ReadingAgain:
                     histories[row] += answer
                     heard[row].append(answer)
             samples += heard
-        return Played(samples, time.perf_counter() - begin, script.prompt_tokens)
+        return Played(samples, watch.taken(), script.prompt_tokens)
 
 
 class KeepingCache:
@@ -98,7 +97,7 @@ class KeepingCache:
 
     @torch.inference_mode()
     def play(self, script: Script) -> Played:
-        begin = time.perf_counter()
+        watch = Stopwatch()
         rows = KeptRows(self.model, len(script.episodes))
         samples: list[list[list[int]]] = [[] for _ in script.episodes]
         last: list[list[int]] = [[] for _ in script.episodes]
@@ -110,7 +109,7 @@ class KeepingCache:
             for row, answer in enumerate(turn):
                 samples[row].append(answer)
             last = [answer[-1:] for answer in turn]
-        return Played(samples, time.perf_counter() - begin, read)
+        return Played(samples, watch.taken(), read)
 
 
 class KeptRows:
@@ -156,8 +155,8 @@ class LlamaServer:
     `ignore_eos` keeps it sampling; unlike the other sides it never samples an end token then, so its samples may part from theirs there.
     """
 
-    def __init__(self, url: str, name: str) -> None:
-        self.url, self.name = url, name
+    def __init__(self, url: str, name: str, process: int) -> None:
+        self.url, self.name, self.process = url, name, process
 
     def play(self, script: Script) -> Played:
         return asyncio.run(self._play(script))
@@ -192,12 +191,12 @@ class LlamaServer:
                 async with session.post(f"{self.url}/slots/{slot}?action=erase") as response:
                     if response.status != 200:
                         raise UserError(f"llama.cpp's server answered {response.status} to erasing a slot: {(await response.text())[:300]}")
-            begin = time.perf_counter()
+            watch = Stopwatch(self.process)
             samples = await asyncio.gather(*(converse(slot) for slot in range(len(script.episodes))))
-            seconds = time.perf_counter() - begin
+            taken = watch.taken()
         if any(len(answer) != script.new_tokens for heard in samples for answer in heard):
             raise UserError(f"llama.cpp's server did not sample {script.new_tokens} tokens a turn: its answers cannot be compared.")
-        return Played(samples, seconds, read)
+        return Played(samples, taken, read)
 
 
 @contextlib.contextmanager
@@ -214,7 +213,7 @@ def llama_server(binary: str, model: pathlib.Path, script: Script, name: str) ->
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
         try:
             asyncio.run(_until_ready(process, f"http://127.0.0.1:{port}/health"))
-            yield LlamaServer(f"http://127.0.0.1:{port}", name)
+            yield LlamaServer(f"http://127.0.0.1:{port}", name, process.pid)
         except UserError as error:
             log.seek(0)
             raise UserError(f"{error} Its last words: {log.read()[-600:].decode(errors='replace')}") from error

@@ -1,4 +1,4 @@
-"""How the measuring tools tell what they measured: the machine, the spread of repeated figures, one table or one JSON object."""
+"""How the measuring tools measure and tell: two clocks, the machine, the spread of repeated figures, one table or one JSON object."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import pathlib
 import platform
 import statistics
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
@@ -21,6 +22,34 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers")
 def cores() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Taken(NamedTuple):
+    """Seconds of a piece of work. wall: as the clock on the wall; processor: of all threads together ÷ cores.
+
+    The second counts work alone: what others do on the machine does not lengthen it, and cores that wait are not seen.
+    """
+
+    wall: float
+    processor: float
+
+
+class Stopwatch:
+    """Runs from when it is made. process: another process whose processor time counts beside ours (Linux)."""
+
+    def __init__(self, process: int | None = None) -> None:
+        self._process = process
+        self._wall, self._processor = time.perf_counter(), self._processor_seconds()
+
+    def taken(self) -> Taken:
+        return Taken(time.perf_counter() - self._wall, (self._processor_seconds() - self._processor) / cores())
+
+    def _processor_seconds(self) -> float:
+        seconds = time.process_time()
+        if self._process is not None:
+            fields = pathlib.Path(f"/proc/{self._process}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return seconds
 
 
 def machine() -> dict[str, Any]:
