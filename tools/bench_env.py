@@ -1,11 +1,15 @@
-"""How fast an environment loads and plays, on one core.
+"""How fast the environments load and play, on one core, and how that compares with the originals.
 
+    python tools/bench_env.py [--quick] [--json]                                            all of them, generated games
     python tools/bench_env.py --env=alfworld --split=generated:eval --games=50 --steps=100
     python tools/bench_env.py --env=webshop --split=synthetic --games=500 --steps=20        (needs WEBSHOP_DATA)
 
-Prints milliseconds to start a game, and steps a second with random admissible actions: of the whole environment with its
-progress, and of its engine alone (ALFWorld's environment plans at each step to know the progress). In the shop a query is three
-to eight words of the instruction, in random order, so that hardly any query comes twice. Times are of the processor, so that other programs' work does not count.
+Milliseconds to start a game, and steps a second with random admissible actions: of the whole environment with its progress, and of its
+engine alone (ALFWorld's environment plans at each step to know the progress). In the shop a query is three to eight words of the instruction,
+in random order, so that hardly any query comes twice. In SOTOPIA a step is the move of the advised seat and its scripted partner's answer; the
+words are those of the expert. Times are of the processor, so that other programs' work does not count.
+
+The originals' steps a second (ORIGINALS) were not measured in the same run: they are what those engines made on machines of the same kind, or none.
 """
 
 from __future__ import annotations
@@ -16,32 +20,51 @@ import random
 import re
 import sys
 import time
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import envs  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
+from tools import measurement  # noqa: E402
+
+# Steps a second. TextWorld 1.7 with ALFWorld 0.4.2 (users tell the same: github.com/alfworld/alfworld/issues/23), and WebShop with its Lucene index,
+# both run apart from this tool. A step of the original SOTOPIA is a call of a language model for either party: there is no such figure.
+ORIGINALS = {"alfworld": 10.0, "webshop": 28.0}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench_env.py", description="Measure an environment's speed.")
-    parser.add_argument("--env", default="alfworld", help=f"which environment: {', '.join(envs.names())}")
-    parser.add_argument("--split", default="generated:eval")
+    parser = argparse.ArgumentParser(prog="bench_env.py", description="Measure the environments' speed.")
+    parser.add_argument("--env", default="all", help=f"which environment: all, {', '.join(envs.names())}")
+    parser.add_argument("--split", default="", help="its split; without one, the one it is evaluated on by default")
     parser.add_argument("--games", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=100, help="per game")
+    parser.add_argument("--steps", type=int, default=100, help="per game at most")
+    parser.add_argument("--quick", action="store_true", help="10 games")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)
+    if options.quick:
+        parser.set_defaults(games=10)
+        options = parser.parse_args(arguments)
     try:
-        environment = envs.make(options.env)
-        tasks = environment.tasks(options.split)[: options.games]
-        measure(environment, tasks, options.steps)
+        if options.env == "all" and options.split:
+            raise UserError(f"--split={options.split} is of one environment: name it with --env.")
+        rows = [measure(name, options.split, options.games, options.steps) for name in (envs.names() if options.env == "all" else [options.env])]
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    result = {"machine": measurement.machine(), "environments": rows}
+    if options.json:
+        measurement.print_json(result)
+    else:
+        show(result)
     return 0
 
 
-def measure(environment: envs.Environment, tasks: list[envs.Task], steps: int) -> None:
-    """Random play; prints what it measured."""
+def measure(name: str, split: str, games: int, steps: int) -> dict[str, Any]:
+    """Random play of the first `games` of a split; times in seconds of the processor."""
+    environment = envs.make(name)
+    split = split or environment.default_splits()[1]
+    tasks = environment.tasks(split)[:games]
     rng = random.Random(0)
     loading = playing = alone = 0.0
     played = 0
@@ -52,7 +75,7 @@ def measure(environment: envs.Environment, tasks: list[envs.Task], steps: int) -
         admissible, actions = environment.admissible, []
         started = time.process_time()
         for _ in range(steps):
-            actions.append(_filled(rng.choice(admissible), first, rng))
+            actions.append(_filled(rng.choice(admissible), first, rng, environment))
             _, _, done, info = environment.step(actions[-1])
             environment.progress()
             admissible = info["admissible"]
@@ -67,18 +90,45 @@ def measure(environment: envs.Environment, tasks: list[envs.Task], steps: int) -
                 engine.step(action)
                 engine.admissible_commands()
             alone += time.process_time() - started
-    print(f"{len(tasks)} games: {1e3 * loading / len(tasks):.2f} ms to start one")
-    print(f"{played} steps: {played / playing:,.0f} steps/s with admissible actions and progress")
-    if alone:
-        print(f"engine alone: {played / alone:,.0f} steps/s with admissible actions")
+    speed = played / playing
+    return {
+        "environment": name,
+        "split": split,
+        "games": len(tasks),
+        "steps": played,
+        "milliseconds_to_start": 1e3 * loading / len(tasks),
+        "steps_per_second": speed,
+        "engine_steps_per_second": played / alone if alone else None,
+        "original_steps_per_second": ORIGINALS.get(name),
+        "ours_to_original": speed / ORIGINALS[name] if name in ORIGINALS else None,
+    }
 
 
-def _filled(action: str, observation: str, rng: random.Random) -> str:
-    """The action, with words of the first observation where it leaves a query open."""
+def _filled(action: str, observation: str, rng: random.Random, environment: envs.Environment) -> str:
+    """The action, with words of the first observation where it leaves a query open, and the expert's where anything can be said."""
+    if action == envs.ANYTHING:
+        return environment.expert_action()
     if "<query>" not in action:
         return action
     words = re.findall(r"[a-z0-9'.-]+", observation.lower())
     return action.replace("<query>", " ".join(rng.sample(words, min(len(words), rng.randint(3, 8)))))
+
+
+def show(result: dict[str, Any]) -> None:
+    told = measurement.told
+    measurement.show(
+        "environments, one core",
+        ("environment, split", "games", "steps", "ms to start", "steps/s", "engine alone", "original", "ours ÷ original"),
+        [
+            (
+                f"{row['environment']} {row['split']}", str(row["games"]), str(row["steps"]), told(row["milliseconds_to_start"]),
+                told(row["steps_per_second"], "{:,.0f}"), told(row["engine_steps_per_second"], "{:,.0f}"),
+                told(row["original_steps_per_second"], "{:.0f}"), told(row["ours_to_original"], "{:.0f}"),
+            )
+            for row in result["environments"]
+        ],
+    )  # fmt: skip
+    measurement.show_machine(result["machine"])
 
 
 if __name__ == "__main__":

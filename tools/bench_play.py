@@ -26,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import jax  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 import envs  # noqa: E402
@@ -53,12 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--at_once", type=int, default=0, help="episodes at once; 0: as many as slots")
     parser.add_argument("--max_turns", type=int, default=0, help="of an episode; 0: as the preset says")
     parser.add_argument("--actor_ms", type=float, default=50.0, help="how long the slow actor waits before it acts, in milliseconds")
+    parser.add_argument("--devices", type=int, default=1, help="how many play; 0: all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="32 episodes, once")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.repeats, options.episodes = 1, options.episodes or 32
+        parser.set_defaults(repeats=1, episodes=32)
+        options = parser.parse_args(arguments)
     try:
         result = measure(options)
     except (UserError, ValueError) as error:
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """{"machine", "round", "ways": a row for each actor}."""
     config = _config(options)
-    mesh = make_mesh(config.mesh.to_dict())
+    mesh = make_mesh(config.mesh.to_dict(), jax.devices()[: options.devices or None])
     strategist = strategists.load(config, mesh)
     task_sets = tasks.load(config)
     actors = {"literal": LiteralActor(), f"literal, waits {options.actor_ms:g} ms": WaitingActor(options.actor_ms / 1e3)}
@@ -86,7 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 taken[name].append(play(config, task_sets, strategist, engine, actor, at_once=options.at_once or config.rollout.slots))
     rows = []
     for name, (first, *runs) in taken.items():
-        row: dict[str, Any] = {"actor": name} | {figure: measurement.spread([run[figure] for run in runs]) for figure in runs[0]}
+        row: dict[str, Any] = {"way": name} | {figure: measurement.spread([run[figure] for run in runs]) for figure in runs[0]}
         rows.append(row | {"first_round_seconds_more": first["seconds"] - row["seconds"]["min"], "first_round_compilations": first["compilations"]})
     settings = {"preset": options.preset, "strategist": strategist.name, "episodes": config.rollout.episodes, "slots": config.rollout.slots}
     return {"machine": measurement.machine(), "round": settings, "ways": rows}
@@ -302,7 +305,7 @@ def show(result: dict[str, Any]) -> None:
     ]  # fmt: skip
     measurement.show(
         f"rounds of {settings['episodes']} episodes, {settings['slots']} slots, strategist {settings['strategist']}",
-        ("actor", *(way["actor"] for way in ways)),
+        ("actor", *(way["way"] for way in ways)),
         [(label, *(told(way[name], pattern) for way in ways)) for label, name, pattern in lines],
     )
     measurement.show_machine(result["machine"])
