@@ -9,7 +9,7 @@ engine alone (ALFWorld's environment plans at each step to know the progress). I
 in random order, so that hardly any query comes twice. In SOTOPIA a step is the move of the advised seat and its scripted partner's answer; the
 words are those of the expert. Times are of the processor, so that other programs' work does not count.
 
-The originals' steps a second (ORIGINALS) were not measured in the same run: they are what those engines made on machines of the same kind, or none.
+The originals' steps a second (ORIGINALS) were not measured in the same run: where a figure is known, it is what that engine made elsewhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from epo_jax.errors import UserError  # noqa: E402
 from tools import measurement  # noqa: E402
 
 # Steps a second. TextWorld 1.7 with ALFWorld 0.4.2 (users tell the same: github.com/alfworld/alfworld/issues/23), and WebShop with its Lucene index,
-# both run apart from this tool. A step of the original SOTOPIA is a call of a language model for either party: there is no such figure.
+# both measured apart from this tool. A step of the original SOTOPIA is a call of a language model for either party: there is no such figure.
 ORIGINALS = {"alfworld": 10.0, "webshop": 28.0}
 
 

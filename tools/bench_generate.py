@@ -5,12 +5,12 @@
     python tools/bench_generate.py --llama_server=PATH                         besides, llama.cpp's server with slots and prompt cache
 
 The conversations are households that an expert played (turn_script.py); every turn samples the same number of tokens, greedily, in float32, on
-all the cores. The sides play the whole script one after the other, as often as --repeats says, and a ratio is that of one repeat; each side
-plays once before, and what that took longer is told apart (ours: mostly compilation). Our weights are renewed before each run, so that no run
+all the cores. The sides play the whole script one after the other, as often as --repeats says, and a ratio is that of one repeat. Every side
+plays before, ours until it compiles nothing, and what that took longer is told apart. Our weights are renewed before each run, so that no run
 finds what another left in the cache. Reading again one by one is what the original's evaluation does.
 
 In the table: new tokens a second; seconds to the end of the last episode; tokens read ÷ tokens in prompts; the ratio of new tokens a second; the
-share of tokens equal to ours; what our first run took longer. "By processor time" is the ratio of the seconds that the processors worked: where
+share of tokens equal to ours; what compilation took before, and programs compiled while it was measured. "By processor time" is the ratio of the seconds that the processors worked: where
 other programs share the cores (the load is above the number of cores) it is the one to look at, as waiting for a core falls on the sides unlike.
 
 A second table has single figures: prefill (read so many tokens and sample one) and decode (sample on from a cache) of one and of several
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import pathlib
 import sys
@@ -155,6 +156,15 @@ class OurSide:
         # The engine counts what prefill read; the last token before each sample is read by the first step of decode.
         return Played(samples, taken, int(self.engine.stats["prefill_tokens"] - before) + len(script.episodes) * script.turns)
 
+    def warm_up(self, script: Script) -> tuple[float, int]:
+        """Plays until a run compiles nothing (a second may, on the cache that the first left); (seconds, runs)."""
+        seconds, compiled = 0.0, -1
+        for run in itertools.count():
+            if self.engine.stats["compilations"] == compiled:
+                return seconds, run
+            compiled = self.engine.stats["compilations"]
+            seconds += self.play(script).taken.wall
+
     def __enter__(self) -> OurSide:
         return self
 
@@ -174,13 +184,14 @@ def _engine(strategist: Strategist, *, slots: int, max_length: int, more: dict[s
 
 def compare(sides: Sequence[peers.Side], script: Script, repeats: int) -> list[dict[str, Any]]:
     """Every side plays once to warm up, then all play in turns. Rates are new tokens a second, ratios ours ÷ theirs within a repeat."""
-    first = [side.play(script if side.name == OURS else script.shortened(2, 2)) for side in sides]
+    warmed = [side.warm_up(script) if isinstance(side, OurSide) else (side.play(script.shortened(2, 2)).taken.wall, 1) for side in sides]
+    compiled = _compilations(sides)
     played: list[list[Played]] = [[] for _ in sides]
     for repeat in range(repeats):
         for number in [*range(repeat % len(sides), len(sides)), *range(repeat % len(sides))]:
             played[number].append(sides[number].play(script))
     rows = []
-    for side, began, runs in zip(sides, first, played, strict=True):
+    for side, (warming, times), runs in zip(sides, warmed, played, strict=True):
         seconds = [run.taken.wall for run in runs]
         rows.append(
             {
@@ -192,10 +203,15 @@ def compare(sides: Sequence[peers.Side], script: Script, repeats: int) -> list[d
                 "ours_to_this": measurement.ratios(seconds, [run.taken.wall for run in played[0]]),
                 "ours_to_this_by_processor": measurement.ratios([run.taken.processor for run in runs], [run.taken.processor for run in played[0]]),
                 "equal_tokens": equal_share(played[0][0].samples, runs[0].samples),
-                "first_run_seconds_more": max(0.0, began.taken.wall - min(seconds)) if side.name == OURS else None,
+                "compilations": _compilations([side]) - compiled if isinstance(side, OurSide) else None,  # while measured
+                "compile_seconds": max(0.0, warming - times * min(seconds)) if isinstance(side, OurSide) else None,
             }
         )
     return rows
+
+
+def _compilations(sides: Sequence[peers.Side]) -> int:
+    return sum(int(side.engine.stats["compilations"]) for side in sides if isinstance(side, OurSide))
 
 
 def equal_share(ours: list[list[list[int]]], theirs: list[list[list[int]]]) -> float:
@@ -304,11 +320,11 @@ def show(result: dict[str, Any]) -> None:
     measurement.show(
         f"{script['checkpoint']}, float32: {script['episodes']} conversations of {script['turns']} turns, {script['new_tokens']} new tokens a turn, "
         f"{script['prompt']} prompt, {script['longest']} tokens at most",
-        ("side", "tokens/s", "seconds", "read", "ours ÷ this", "by processor time", "equal", "first, s more"),
+        ("side", "tokens/s", "seconds", "read", "ours ÷ this", "by processor time", "equal", "compiling, s", "compilations"),
         [
             (
                 row["side"], told(row["tokens_per_second"], "{:.1f}"), told(row["seconds"], "{:.1f}"), told(row["read_share"], "{:.3f}"),
-                *("" if row["side"] == OURS else told(row[name]) for name in ("ours_to_this", "ours_to_this_by_processor")), told(row["equal_tokens"], "{:.1%}"), told(row["first_run_seconds_more"], "{:.1f}"),
+                *("" if row["side"] == OURS else told(row[name]) for name in ("ours_to_this", "ours_to_this_by_processor")), told(row["equal_tokens"], "{:.1%}"), told(row["compile_seconds"], "{:.1f}"), told(row["compilations"], "{:d}"),
             )
             for row in result["sides"]
         ],
