@@ -10,8 +10,9 @@ plays before, ours until it compiles nothing, and what that took longer is told 
 finds what another left in the cache. Reading again one by one is what the original's evaluation does.
 
 In the table: new tokens a second; seconds to the end of the last episode; tokens read ÷ tokens in prompts; the ratio of new tokens a second; the
-share of tokens equal to ours; what compilation took before, and programs compiled while it was measured. "By processor time" is the ratio of the seconds that the processors worked: where
-other programs share the cores (the load is above the number of cores) it is the one to look at, as waiting for a core falls on the sides unlike.
+share of tokens equal to ours; what compilation took before, and programs compiled while it was measured. "By processor time" is the ratio of the
+seconds that the processors worked: where other programs share the cores (the load is above the number of cores) it is the one to look at, as
+waiting for a core falls on the sides unlike.
 
 A second table has single figures: prefill (read so many tokens and sample one) and decode (sample on from a cache) of one and of several
 conversations. "Bandwidth" is the share of the memory's speed, as measured in the same repeat, at which the weights would be read once a step.
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--new_tokens", type=int, default=16, help="sampled in every turn")
-    parser.add_argument("--prompt", choices=("brief", "full"), default="brief", help="full: with the instruction and the worked example, as published")
+    parser.add_argument("--prompt", choices=("brief", "full"), default="brief", help="full: with instruction and worked example, as published")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--prefill", type=int, default=512, help="single figures: tokens read")
     parser.add_argument("--steps", type=int, default=64, help="single figures: tokens sampled")
@@ -103,7 +104,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "machine": measurement.machine(),
         "script": {
             "checkpoint": options.checkpoint, "prompt": options.prompt, "episodes": len(script.episodes), "turns": script.turns,
-            "new_tokens": script.new_tokens, "prompt_tokens": script.prompt_tokens, "sampled_tokens": script.sampled_tokens, "longest": script.longest,
+            "new_tokens": script.new_tokens, "prompt_tokens": script.prompt_tokens, "sampled_tokens": script.sampled_tokens,
+            "longest": script.longest,
         },
         "sides": rows,
         "figures": single_figures(strategist, model, options),
@@ -324,7 +326,8 @@ def show(result: dict[str, Any]) -> None:
         [
             (
                 row["side"], told(row["tokens_per_second"], "{:.1f}"), told(row["seconds"], "{:.1f}"), told(row["read_share"], "{:.3f}"),
-                *("" if row["side"] == OURS else told(row[name]) for name in ("ours_to_this", "ours_to_this_by_processor")), told(row["equal_tokens"], "{:.1%}"), told(row["compile_seconds"], "{:.1f}"), told(row["compilations"], "{:d}"),
+                *("" if row["side"] == OURS else told(row[name]) for name in ("ours_to_this", "ours_to_this_by_processor")),
+                told(row["equal_tokens"], "{:.1%}"), told(row["compile_seconds"], "{:.1f}"), told(row["compilations"], "{:d}"),
             )
             for row in result["sides"]
         ],

@@ -6,10 +6,10 @@
 Each way plays a whole round through the loop that training uses, once to warm up (what that takes longer is told apart: compilation) and once
 for each of --repeats: with the literal actor, and with one that also waits --actor_ms before it acts, as a model behind an API does.
 
-Shares are of the wall-clock time of play and judgement. Strategist: the device at work. Environment, other: the processor time of the loop's thread
-in the environments, and outside of environments and actor (bookkeeping, tokens to text, the engine's own). Actor: while at least one episode
-waits for it. Parts that overlap add up to more than 1. "Actors at once" is how many episodes wait for the actor on average; without overlap it could not exceed 1.
-Slots busy: those that an episode holds. Rows sampled: of the slots, how many sample in a step of decode.
+Shares are of the wall-clock time of play and judgement. Strategist: the device at work. Environment, other: the processor time of the loop's
+thread in the environments, and outside of environments and actor (bookkeeping, tokens to text, the engine's own). Actor: while at least one
+episode waits for it. Parts that overlap add up to more than 1. "Actors at once" is how many episodes wait for the actor on average; without
+overlap it could not exceed 1. Slots busy: those that an episode holds. Rows sampled: of the slots, how many sample in a step of decode.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def play(
 ) -> dict[str, float]:
     """Plays and judges a round; its figures, as the module says what they mean."""
     clocks = Clocks()
-    timed = [TimedTaskSet(**{field.name: getattr(task_set, field.name) for field in dataclasses.fields(task_set)}, clocks=clocks) for task_set in task_sets]
+    timed = [TimedTaskSet(**vars(task_set), clocks=clocks) for task_set in task_sets]
     episodes = episodes_of_round(timed, count=config.rollout.episodes, seed=config.seed, round=0)
     sampling = strategists.sampling(config, config.rollout.temperature)
     busy = Busy(engine)

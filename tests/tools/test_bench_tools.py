@@ -21,8 +21,8 @@ def run(tool: Any, capsys: pytest.CaptureFixture, *arguments: str) -> dict[str, 
 
 
 def test_generating_is_the_same_work_for_all_sides(capsys: pytest.CaptureFixture) -> None:
-    settings = ("--quick", "--checkpoint=mini", "--episodes=2", "--turns=3", "--new_tokens=3", "--prefill=12", "--steps=3", "--batch=2", "--reading_batch")
-    result = run(bench_generate, capsys, *settings)
+    sizes = ("--episodes=2", "--turns=3", "--new_tokens=3", "--prefill=12", "--steps=3", "--batch=2")
+    result = run(bench_generate, capsys, "--quick", "--checkpoint=mini", "--reading_batch", *sizes)
     ours, kept, alone, batch = result["sides"]
     assert [side["equal_tokens"] for side in result["sides"]] == [1.0] * 4
     assert alone["read_share"] == batch["read_share"] == 1.0 > kept["read_share"] >= ours["read_share"] > 0
