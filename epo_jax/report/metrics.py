@@ -46,9 +46,30 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "illegal_action_share": _share(scored, "illegal_actions"),
         "asked_again_action_share": _share(scored, ASKED_AGAIN),
         "unread_action_share": _share(scored, UNREAD),
+        "process_reward": _mean([turn.process_reward for turn in turns]),
+        "judge_agreement": judge_agreement(scored),
         "advantage_nonzero_share": _mean([advantage != 0.0 for advantage in advantages]),
         "sampled_logprob": _mean([value for turn in turns for value in turn.logprobs]),
     }
+
+
+def judge_agreement(trajectories: Sequence[Trajectory]) -> float:
+    """How often the judge's process reward ranks episodes as their outcome does: 1 always, 0.5 by chance, 0 never.
+
+    Of all pairs of episodes of one environment whose outcomes differ, the share in which the better one has the higher process reward a turn;
+    ties count half. Masked episodes and those that no judge scored are left out; NaN where no pair is left.
+    """
+    agreeing = pairs = 0.0
+    for group in by_environment(trajectories).values():
+        scores = [
+            (trajectory.outcome, _mean([turn.process_reward for turn in trajectory.turns])) for trajectory in group if trajectory.masked is None
+        ]
+        outcomes, rewards = (np.array(column) for column in zip(*[score for score in scores if not math.isnan(score[1])] or [(0.0, 0.0)], strict=True))
+        for outcome, reward in zip(outcomes, rewards, strict=True):
+            worse = rewards[outcomes < outcome]
+            agreeing += np.sum(worse < reward) + 0.5 * np.sum(worse == reward)
+            pairs += len(worse)
+    return float(agreeing / pairs) if pairs else math.nan
 
 
 def describe_each(trajectories: Sequence[Trajectory]) -> dict[str, float]:

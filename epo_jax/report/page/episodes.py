@@ -1,0 +1,173 @@
+"""The episodes of one file as the page holds them: a row each for the list, and their conversations in compressed blocks.
+
+A block holds so many conversations that they compress well, and so few that one is read at once when somebody opens an episode.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import pathlib
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from epo_jax.batch import turns_that_fit
+from epo_jax.errors import UserError
+from epo_jax.evaluation import values_of
+from epo_jax.report.metrics import describe_each
+from epo_jax.report.page.token_texts import TokenTexts
+from epo_jax.trajectory import Trajectory, Turn, by_environment, read_jsonl
+from epo_jax.untrusted import CUT
+
+BLOCK = 64  # episodes
+LONGEST_TEXT = 20_000  # characters of one message that the page holds
+COMPARED = ("success", "reward", "bought")
+# What the list shows, sorts and filters by; `partner` is [strategist, weights, actor] of the other seat, or None.
+COLUMNS = (
+    "task", "environment", "kind", "seat", "success", "reward", "turns", "end", "masked", "weights", "actor", "judge", "seed", "temperature", "partner",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodesFile:
+    """name: relative to the run's folder; phase: "round" (then `round` counts from 1) or "evaluation" (then `round` is the number of rounds done).
+
+    rows: one list a episode, as COLUMNS says; blocks: compressed JSON lists of BLOCK conversations each; figures: `describe_each`; values:
+    (environment, figure) → task → value, of an evaluation; masked: reason → episodes.
+    """
+
+    name: str
+    phase: str
+    round: int
+    rows: list[list[Any]]
+    blocks: list[bytes]
+    figures: dict[str, float]
+    values: dict[tuple[str, str], dict[str, float]]
+    masked: dict[str, int]
+
+
+def read(path: pathlib.Path, phase: str, round: int, token_texts: TokenTexts | None, max_length: int | None) -> EpisodesFile:
+    """One file of trajectories. max_length: tokens of an episode that are learned from; `UserError` for a damaged file."""
+    trajectories = read_jsonl(path)
+    for number, trajectory in enumerate(trajectories, start=1):
+        _check(trajectory, f"line {number} of {path}")
+    conversations = [_conversation(trajectory, token_texts, max_length) for trajectory in trajectories]
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    if phase == "evaluation":
+        for environment in by_environment(trajectories):
+            values |= {(environment, figure): values_of(trajectories, environment, figure) for figure in COMPARED}
+    return EpisodesFile(
+        name=f"{path.parent.name}/{path.name}",
+        phase=phase,
+        round=round,
+        rows=[_row(trajectory) for trajectory in trajectories],
+        blocks=[compressed(conversations[start : start + BLOCK]) for start in range(0, len(conversations), BLOCK)],
+        figures=describe_each(trajectories),
+        values={key: found for key, found in values.items() if found},
+        masked=dict(collections.Counter(_why(trajectory.masked) for trajectory in trajectories if trajectory.masked is not None)),
+    )
+
+
+def compressed(value: Any) -> bytes:
+    """JSON in zlib's format, which the browser's DecompressionStream calls "deflate"."""
+    return zlib.compress(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), 9)
+
+
+def _row(trajectory: Trajectory) -> list[Any]:
+    partner = trajectory.extra.get("partner")
+    return [
+        trajectory.task_id,
+        trajectory.environment,
+        _text(trajectory.extra.get("task_type")),
+        trajectory.seat,
+        int(trajectory.success),
+        _number(trajectory.outcome),
+        len(trajectory.turns),
+        trajectory.end,
+        _why(trajectory.masked) if trajectory.masked is not None else None,
+        trajectory.weights_version,
+        trajectory.actor,
+        trajectory.judge,
+        trajectory.seed,
+        _number(trajectory.temperature),
+        [_text(partner.get(name)) for name in ("strategist", "weights", "actor")] if isinstance(partner, dict) else None,
+    ]
+
+
+def _conversation(trajectory: Trajectory, token_texts: TokenTexts | None, max_length: int | None) -> dict[str, Any]:
+    """first: the observation that opens it; turns: see `_turn`; judge: what it wrote; fits: turns that are learned from, if not all; why: the full reason of a mask."""
+    found: dict[str, Any] = {"first": _text(trajectory.first_observation), "turns": [_turn(turn, token_texts) for turn in trajectory.turns]}
+    if trajectory.masked is not None:
+        found["why"] = _text(trajectory.masked)
+    judge = trajectory.extra.get("judge")
+    if isinstance(judge, dict):
+        found["judge"] = {
+            "reasoning": _text(judge.get("reasoning")),
+            **{name: [_text(each) for each in judge[name]] for name in ("grades", "reasons") if isinstance(judge.get(name), list)},
+        }
+    if max_length is not None and (fits := turns_that_fit(trajectory, max_length)) < len(trajectory.turns):
+        found["fits"] = fits
+    return found
+
+
+def _turn(turn: Turn, token_texts: TokenTexts | None) -> dict[str, Any]:
+    """action, seen (the observation that followed), reward, progress, process (the judge's reward), advantage; cut: the strategy met its limit.
+
+    said: token ids, or texts of tokens, or else the strategy as one text; logprobs: in hundredths of a nat, the sign left out.
+    """
+    said: Any = _text(turn.strategy)
+    if token_texts is not None and turn.tokens:
+        said = token_texts.pieces(turn.tokens, turn.strategy)
+    found: dict[str, Any] = {"said": said, "action": _text(turn.action), "seen": _text(turn.observation)}
+    if turn.logprobs:
+        found["logprobs"] = [-round(100 * value) for value in turn.logprobs]
+    numbers = {"reward": turn.reward, "progress": turn.progress, "process": turn.process_reward, "advantage": turn.advantage}
+    found |= {name: _number(value) for name, value in numbers.items() if value is not None}
+    if turn.stop_reason == "length":
+        found["cut"] = 1
+    return found
+
+
+def _number(value: float) -> float:
+    """Four digits are more than anyone reads, and compress."""
+    return float(f"{value:.4g}")
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + CUT
+
+
+def _why(masked: str) -> str:
+    """The beginning of a reason, which is enough to count by."""
+    return " ".join(masked.split())[:120]
+
+
+def _check(trajectory: Trajectory, where: str) -> None:
+    """Raises `UserError` for what cannot be shown, as a file that was edited may hold."""
+    texts = (trajectory.environment, trajectory.task_id, trajectory.seat, trajectory.first_observation, trajectory.end, trajectory.weights_version, trajectory.actor)
+    numbers = [trajectory.outcome, trajectory.temperature]
+    for turn in trajectory.turns:
+        texts += (turn.strategy, turn.action, turn.observation)
+        numbers += [turn.reward, *(value for value in (turn.progress, turn.process_reward, turn.advantage) if value is not None), *turn.logprobs]
+    sound = all(isinstance(text, str) for text in texts) and all(isinstance(value, (int, float)) and abs(value) < float("inf") for value in numbers)
+    if not sound or not isinstance(trajectory.extra, dict) or not isinstance(trajectory.masked, str | None):
+        raise UserError(f"{where} holds a text that is no text, or a number that is no number: remove the line or write the file again.")
+
+
+def chosen_blocks(files: Sequence[EpisodesFile], budget: int) -> list[set[int]]:
+    """Which blocks of each file the page holds: all if they fit into `budget` bytes, else in turn the first of every file, the second, and so on.
+
+    So every round keeps some, and of evaluations the same tasks.
+    """
+    chosen: list[set[int]] = [set() for _ in files]
+    for place in range(max((len(file.blocks) for file in files), default=0)):
+        for index in reversed(range(len(files))):  # of what is left for the last ones, the newest files have most
+            if place < len(files[index].blocks) and len(files[index].blocks[place]) <= budget:
+                budget -= len(files[index].blocks[place])
+                chosen[index].add(place)
+    return chosen

@@ -1,0 +1,69 @@
+// The same task in several rounds, side by side: how the strategies changed.
+
+const MOST_BESIDE = 6;
+
+function besideView(parameters) {
+  const episode = episodeById.get(parameters.get("task"));
+  const view = el("div", { class: "view" });
+  if (!episode) {
+    view.append(el("p", { class: "note" }, "There is no such episode."));
+    return view;
+  }
+  const others = sameTask(episode);
+  const asked = (parameters.get("shown") ?? "").split(",").map((id) => episodeById.get(id)).filter((other) => others.includes(other));
+  const shown = asked.length ? asked : [...new Set([others[0], others.at(-1)])];
+  const toggles = el("div", { class: "toggles", role: "group", "aria-label": "Which episodes are shown" });
+  for (const other of others) {
+    const on = shown.includes(other);
+    const next = others.filter((each) => (each === other ? !on : shown.includes(each))).slice(-MOST_BESIDE);
+    toggles.append(
+      el("a", { class: "toggle", role: "button", "aria-pressed": String(on), href: address("beside", { task: episode.id, shown: next.map((each) => each.id).join(",") }) }, resultMark(other), phaseName(other.file)),
+    );
+  }
+  view.append(
+    el("p", {}, el("a", { href: address("episodes", { open: episode.id }) }, "← back to the episode")),
+    el("h2", {}, episode.task),
+    toggles,
+  );
+  const place = el("div", { class: "beside", tabindex: 0, role: "region", "aria-label": "Episodes side by side" });
+  view.append(place);
+  Promise.all(shown.map(conversationOf)).then((conversations) => drawBeside(place, shown, conversations));
+  return view;
+}
+
+function drawBeside(place, shown, conversations) {
+  place.style.setProperty("--columns", shown.length);
+  const known = conversations.filter(Boolean);
+  shown.forEach((episode, index) => {
+    const conversation = conversations[index];
+    const head = el("header", {}, resultMark(episode), el("a", { href: address("episodes", { open: episode.id }) }, phaseName(episode.file)), el("span", { class: "note" }, `reward ${formatted(episode.reward)}, ${episode.turns} turns`));
+    place.append(cell(head, index, 0, "head"), cell(said(conversation?.first ?? "This conversation is not in the page."), index, 1, "first"));
+  });
+  const longest = Math.max(0, ...known.map((conversation) => conversation.turns.length));
+  let parted = false;
+  for (let number = 0; number < longest; number++) {
+    const strategies = new Set(known.map((conversation) => (conversation.turns[number] ? strategyOf(conversation.turns[number]) : null)));
+    const parts = !parted && strategies.size > 1;
+    parted ||= parts;
+    conversations.forEach((conversation, index) => {
+      const turn = conversation?.turns[number];
+      if (!turn) return;
+      const content = el(
+        "div",
+        { class: turn.process > 0 ? "side-turn picked" : "side-turn" },
+        el("p", { class: "side-number" }, `turn ${number + 1}`, turn.process > 0 ? " ★" : null, parts ? el("span", { class: "chip" }, "first difference") : null, turn.advantage === undefined ? null : el("span", { class: "side-advantage" }, `advantage ${formatted(turn.advantage, "number", true)}`)),
+        tintedStrategy(conversation, number, largestWeight(conversation)),
+        said(turn.action, "action"),
+        said(turn.seen, "seen"),
+      );
+      place.append(cell(content, index, number + 2, ""));
+    });
+  }
+}
+
+function cell(content, column, row, className) {
+  const node = el("div", { class: `cell ${className}` }, content);
+  node.style.gridColumn = column + 1;
+  node.style.gridRow = row + 1;
+  return node;
+}

@@ -1,0 +1,116 @@
+// One episode as a conversation: strategy, action and observation of every turn, with its reward, the judge's and its advantage.
+
+const ENDS = { done: "the environment ended it", max_turns: "out of turns", context: "out of context" };
+
+function resultMark(episode) {
+  if (episode.masked !== null) return el("span", { class: "mark masked", title: "masked", role: "img", "aria-label": "masked" }, "?");
+  return episode.success
+    ? el("span", { class: "mark success", title: "success", role: "img", "aria-label": "success" }, "✓")
+    : el("span", { class: "mark failure", title: "no success", role: "img", "aria-label": "no success" }, "×");
+}
+
+// The other episodes of the same task from the same seat, in the order in which they were played.
+function sameTask(episode) {
+  return episodes.filter((other) => other.task === episode.task && other.environment === episode.environment && other.seat === episode.seat);
+}
+
+function facts(episode) {
+  const pairs = [
+    ["played in", phaseName(episode.file)],
+    ["reward", formatted(episode.reward)],
+    ["turns", String(episode.turns)],
+    ["ended", ENDS[episode.end] ?? episode.end],
+    ["weights", episode.weights],
+    ["actor", episode.actor],
+    ["judge", episode.judge],
+    ["kind", episode.kind],
+    ["seat", episode.seat === "agent" ? null : episode.seat],
+    ["met", episode.partner ? partnerName(episode.partner) : null],
+    ["temperature", formatted(episode.temperature)],
+    ["seed", String(episode.seed)],
+    ["kept in", `${episode.file.name}, line ${episode.place + 1}`],
+  ];
+  return el("dl", { class: "facts" }, pairs.filter(([, value]) => value).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}
+
+async function episodeArticle(episode) {
+  const conversation = await conversationOf(episode);
+  const article = el("article", { class: "episode", "aria-label": `Episode of ${episode.task}` });
+  const others = sameTask(episode);
+  article.append(
+    el("header", {}, resultMark(episode), el("h3", {}, episode.task), el("span", { class: "chip" }, episode.environment)),
+    facts(episode),
+  );
+  if (others.length > 1) {
+    article.append(el("p", {}, el("a", { class: "button", href: address("beside", { task: episode.id }) }, `This task side by side: ${others.length} episodes`)));
+  }
+  if (!conversation) {
+    article.append(el("p", { class: "note" }, `This conversation is not in the page, which would be too large: it is line ${episode.place + 1} of ${episode.file.name}.`));
+    return article;
+  }
+  if (conversation.why !== undefined) article.append(el("p", { class: "alert" }, "Masked, so nothing is learned from it: ", said(conversation.why)));
+  const turns = el("ol", { class: "turns" });
+  const legend = el("div");
+  function redraw() {
+    const largest = largestWeight(conversation);
+    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest)));
+    legend.replaceChildren(tintLegend());
+  }
+  if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
+  if (conversation.judge?.reasoning) article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));
+  article.append(line("Environment", said(conversation.first), "opening"), turns);
+  redraw();
+  return article;
+}
+
+function line(speaker, node, className = "") {
+  return el("div", { class: `line ${className}` }, el("span", { class: "speaker" }, speaker), node);
+}
+
+function turnItem(conversation, number, largest) {
+  const turn = conversation.turns[number];
+  const reason = conversation.judge?.reasons?.[number];
+  const picked = turn.process > 0;
+  return el(
+    "li",
+    { class: picked ? "turn picked" : "turn" },
+    el("div", { class: "number", title: picked ? "picked by the judge" : null }, String(number + 1), picked ? el("span", { class: "star", role: "img", "aria-label": "picked by the judge" }, "★") : null),
+    el(
+      "div",
+      { class: "exchange" },
+      line("Strategist", tintedStrategy(conversation, number, largest)),
+      turn.cut ? el("p", { class: "small-note" }, "cut off at the limit of its length") : null,
+      line("Actor", said(turn.action, "action")),
+      line("Environment", said(turn.seen, "seen")),
+      reason ? line("Judge", said(reason, "reason")) : null,
+      number >= (conversation.fits ?? Infinity) ? el("p", { class: "small-note" }, "beyond learn.max_length: not learned from") : null,
+    ),
+    turnNumbers(turn, conversation.judge?.grades?.[number]),
+  );
+}
+
+function turnNumbers(turn, grade) {
+  const rows = [["reward", turn.reward]];
+  if (turn.progress !== undefined) rows.push(["progress", turn.progress]);
+  if (grade) rows.push(["grade", Number(grade)]);
+  if (turn.process !== undefined) rows.push(["judge", turn.process]);
+  if (turn.advantage !== undefined) rows.push(["advantage", turn.advantage]);
+  const list = el("dl", { class: "numbers" });
+  for (const [name, value] of rows) {
+    const signed = name === "judge" || name === "advantage";
+    list.append(el("div", { class: value ? name : `${name} nothing` }, el("dt", {}, name), el("dd", {}, formatted(value, "number", signed))));
+  }
+  if (turn.advantage !== undefined) list.append(advantageBar(turn.advantage));
+  return list;
+}
+
+// From the middle to the right for a raised strategy, to the left for a lowered one; full at 2.
+function advantageBar(advantage) {
+  const width = 60 * Math.min(1, Math.abs(advantage) / 2);
+  return svg(
+    "svg",
+    { class: "advantage-bar", width: 120, height: 8, "aria-hidden": "true" },
+    svg("line", { x1: 60, x2: 60, y1: 0, y2: 8 }),
+    svg("rect", { class: advantage < 0 ? "lowered" : "raised", x: advantage < 0 ? 60 - width : 60, y: 1.5, width, height: 5 }),
+  );
+}

@@ -1,0 +1,26 @@
+// Self-play: which strategist met which, in which seat, and how it went.
+
+const hasMeetings = episodes.some((episode) => episode.partner);
+
+function partnerName([strategist, weights, actor]) {
+  const who = [strategist, weights].filter(Boolean).join(" ") || "an actor alone";
+  return actor ? `${who} (actor ${actor})` : who;
+}
+
+function meetingsView() {
+  const groups = new Map();
+  for (const episode of episodes) {
+    if (!episode.partner) continue;
+    const key = JSON.stringify([episode.environment, phaseName(episode.file), episode.seat, episode.weights, partnerName(episode.partner)]);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(episode);
+  }
+  const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
+  const rows = [...groups].map(([key, group]) => {
+    const scored = group.filter((episode) => episode.masked === null);
+    const figures = [group.length, group.length - scored.length].map((value) => formatted(value, "count"));
+    return [...JSON.parse(key), ...figures, formatted(mean(scored.map((episode) => episode.reward))), formatted(mean(scored.map((episode) => episode.success)), "percent")];
+  });
+  const columns = ["environment", "played in", "seat", "its weights", "met"].map((title) => ({ title, left: true }));
+  return el("div", { class: "view" }, el("h2", {}, "Self-play"), el("p", { class: "note" }, "One line for every seat: who sat there, whom it met, and what the seat earned."), table([...columns, { title: "episodes" }, { title: "masked" }, { title: "mean reward" }, { title: "success" }], rows, "Who met whom"));
+}
