@@ -25,6 +25,7 @@ from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.report.console import bar, say
 from epo_jax.report.metrics import MetricsWriter
+from epo_jax.report.page.run_page import RunPage
 from epo_jax.run_folder import RunFolder, write_whole
 
 
@@ -49,6 +50,7 @@ class OfflineRun:
         self._remember_data({"rows": file.rows, "malformed": [row._asdict() for row in file.malformed], "cut": dataclasses.asdict(cut)})
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.page = RunPage(self.folder.path)
         self.steps = math.ceil(len(self.conversations) / (learn.rows * learn.accumulation))  # optimizer steps a pass
         self.learner = Learner(
             config, self.strategist, self.mesh, self.folder.checkpoints, stop, {"warm_start": 0, "rounds": learn.epochs * self.steps}
@@ -86,6 +88,7 @@ class OfflineRun:
                 f"{values['logprob']:.3f}, padding {values['padding_share']:.1%}, {values['learn_tokens_per_second']:.0f} tokens/s"
             )
         self.learner.end_round()
+        self.page.write_or_say_why_not()
 
     def _batches(self, number: int, done: int, counts: BatchCounts) -> Iterator[TrajectoryBatch]:
         """The optimizer steps of a pass from the `done`-th on, made as they are needed, in an order that depends on (seed, pass) alone."""

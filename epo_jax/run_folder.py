@@ -5,6 +5,7 @@
     trajectories/      round_000.jsonl, …: every episode
     evaluation/        round_000.jsonl (before the first round), …
     metrics.jsonl, tensorboard/
+    page.html          what the run did, to look at (python -m epo_jax.report)
     api_cache.sqlite   what models behind an API answered; asking the same again costs nothing
     api_spent.sqlite   what they cost, over all starts
     data.json          a run on recorded conversations: which file, and what was left out of it

@@ -37,6 +37,7 @@ from epo_jax.partners import Partners
 from epo_jax.play_ahead import meanwhile
 from epo_jax.report.console import bar, round_table, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
+from epo_jax.report.page.run_page import RunPage
 from epo_jax.reward import credit, judge
 from epo_jax.reward.group_credit import GROUP_ESTIMATORS
 from epo_jax.rollout import demonstrations, tasks
@@ -88,6 +89,7 @@ class Run:
         self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
         self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.page = RunPage(self.folder.path)
         totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
         self.ahead: dict[str, float] = {}  # figures of the play that was done ahead
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
@@ -203,7 +205,11 @@ class Run:
         self.metrics.close()
         self.opponents.shutdown()
         self.engine.shutdown()
-        say(f"done: the strategist is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}")
+        self.page.write_or_say_why_not()
+        say(
+            f"done: the strategist is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}; "
+            f"{self.page.path} shows them"
+        )
 
     # --- their parts ----------------------------------------------------------------------------------------------
 
@@ -382,6 +388,7 @@ class Run:
         round = self.learner.position.round
         self.metrics.write("round", round, values)
         round_table(f"round {round} of {self.config.rounds}", values)
+        self.page.write_or_say_why_not()
 
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:

@@ -131,7 +131,7 @@ def _outcome_charts(rounds: Mapping[int, Mapping[str, Any]], files: Sequence[Epi
             lines = [{"label": "training tasks", "points": played}, {"label": "held-out tasks", "points": held_out, "held_out": True}]
             lines = [line for line in lines if line["points"]]
             if lines and not (figure == "reward" and alike):
-                charts.append({"title": f"{environment}: {title}", "format": form, "lines": lines, "from_zero": True})
+                charts.append({"title": f"{environment}: {title}", "format": form, "lines": lines})
     return charts
 
 

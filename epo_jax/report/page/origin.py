@@ -117,12 +117,18 @@ def _lineage(folder: pathlib.Path, config: Mapping[str, Any], metrics: Metrics, 
         found.append(["warm start", f"{max(warm)} optimizer steps", "cloned demonstrations"])
     for file in sorted(files, key=lambda file: (file.round - (file.phase == "round"), file.phase != "evaluation")):
         versions = ", ".join(sorted({str(row[weights]) for row in file.rows}))
-        found.append([f"round {file.round}" if file.phase == "round" else f"evaluation after {file.round} rounds", versions, f"played {file.name}"])
+        found.append([_when(file), versions, f"played {file.name}"])
     for path in sorted((folder / "checkpoints").glob("step_*/checkpoint.json")):
         found.append(["checkpoint", _position(path), str(path.parent.relative_to(folder))])
     if (folder / "strategist").is_dir():
         found.append(["result", "after the last round", "strategist (a Hugging Face folder)"])
     return found
+
+
+def _when(file: EpisodesFile) -> str:
+    if file.phase == "round":
+        return f"round {file.round}"
+    return f"evaluation after round {file.round}" if file.round else "evaluation before the first round"
 
 
 def _position(path: pathlib.Path) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from epo_jax.errors import UserError
+from epo_jax.report.console import say
 from epo_jax.report.page import comparisons, curves, health, origin
 from epo_jax.report.page.episodes import BLOCK, COLUMNS, EpisodesFile, chosen_blocks, compressed, read
 from epo_jax.report.page.token_texts import TokenTexts
@@ -40,10 +41,13 @@ class RunPage:
         self._kept: dict[pathlib.Path, tuple[tuple[int, int], EpisodesFile]] = {}
         self._token_texts: TokenTexts | None = None
 
+    @property
+    def path(self) -> pathlib.Path:
+        return self.folder / NAME
+
     def write(self) -> pathlib.Path:
         """Writes DIR/page.html and returns its path. Raises `UserError` where there is no run, or no room."""
-        path = self.folder / NAME
-        content = self.html()
+        path, content = self.path, self.html()
         scratch = path.with_name(f".{NAME}.{os.getpid()}.partial")
         try:
             scratch.write_text(content, encoding="utf-8")
@@ -53,6 +57,13 @@ class RunPage:
         finally:
             scratch.unlink(missing_ok=True)
         return path
+
+    def write_or_say_why_not(self) -> None:
+        """For a run that goes on: a page that cannot be written is no reason to stop learning."""
+        try:
+            self.write()
+        except UserError as error:
+            say(f"the run's page was not written: {error}")
 
     def html(self, *, watch: str | None = None) -> str:
         """The whole page. watch: of a page that is served, what it compares to know that a newer one is there."""

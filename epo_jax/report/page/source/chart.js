@@ -5,13 +5,13 @@ const DASHES = ["", "7 4", "2 4", "10 3 2 3"];
 const CHART_HEIGHT = 150;
 const MARGIN = { left: 44, right: 12, top: 10, bottom: 22 };
 
-// spec: {title, format, lines: [{label, points, held_out}], from_zero}; returns an element whose draw(width) draws it anew.
+// spec: {title, format, lines: [{label, points, held_out}]}; returns an element whose draw(width) draws it anew.
 function chart(spec, resumes, xName) {
   const places = [...new Set(spec.lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
   const readout = el("span", { class: "at" });
   const values = spec.lines.map(() => el("span", { class: "value" }));
   const keys = spec.lines.map((line, index) =>
-    el("span", { class: "key" }, lineSample(line, index), line.label ? el("span", {}, line.label) : null, values[index]),
+    el("span", { class: "key" }, line.label ? [lineSample(line, index), el("span", {}, line.label)] : null, values[index]),
   );
   const drawing = svg("svg", { class: "plot", role: "img", tabindex: 0, height: CHART_HEIGHT });
   const figure = el("figure", { class: "chart" }, el("figcaption", {}, el("h3", {}, spec.title), readout), el("div", { class: "keys" }, keys), drawing);
@@ -76,11 +76,10 @@ function chart(spec, resumes, xName) {
 
 function scales(spec, places, resumes, width) {
   const ys = spec.lines.flatMap((line) => line.points.flatMap((point) => point.slice(1)));
-  let low = Math.min(...ys);
+  let low = Math.min(0, ...ys); // what cannot be negative is drawn from zero, so that a small change looks small
   let high = Math.max(...ys);
-  if (spec.from_zero || (low > 0 && low < 0.5 * high)) low = Math.min(0, low);
-  if (spec.format === "percent") high = Math.min(Math.max(high, low + 0.02), Math.max(1, high));
-  if (low === high) [low, high] = low === 0 ? [0, 1] : [low - 0.05 * Math.abs(low), high + 0.05 * Math.abs(high)];
+  if (high < 0) [low, high] = [Math.min(...ys), high];
+  if (low === high) [low, high] = low === 0 ? [0, 1] : [1.05 * low, 0.95 * high];
   const ticks = niceTicks(low, high);
   [low, high] = [Math.min(low, ticks[0]), Math.max(high, ticks.at(-1))];
   const left = Math.min(places[0], ...resumes);
@@ -99,7 +98,7 @@ function scales(spec, places, resumes, width) {
 function niceTicks(low, high) {
   const rough = (high - low) / 3;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const step = power * [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough * 0.999);
   const ticks = [];
   for (let place = Math.floor(low / step + 1e-9); place <= Math.ceil(high / step - 1e-9); place++) ticks.push(place * step);
   return ticks;
@@ -109,7 +108,8 @@ function tickText(value, form) {
   if (form === "percent") return `${+(100 * value).toPrecision(3)} %`;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1e6 || size < 1e-3 ? size.toExponential(0).replace("e-", `e${MINUS}`) : (+size.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 4 });
+  const short = +size.toPrecision(3);
+  const text = size >= 1e6 || size < 1e-3 ? short.toExponential().replace("e+", "e").replace("e-", `e${MINUS}`) : short.toLocaleString("en", { maximumFractionDigits: 4 });
   return (value < 0 ? MINUS : "") + text;
 }
 

@@ -54,7 +54,7 @@ async function episodeArticle(episode) {
   function redraw() {
     const largest = largestWeight(conversation);
     turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest)));
-    legend.replaceChildren(tintLegend());
+    legend.replaceChildren(tintLegend(conversation));
   }
   if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
   if (conversation.judge?.reasoning) article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));

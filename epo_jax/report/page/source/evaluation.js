@@ -30,7 +30,7 @@ function evaluationTable(found) {
       compared ? row.test : "",
     ];
   });
-  return table(columns, rows, found.title);
+  return table(columns, rows, found.title, "even");
 }
 
 function intervalDrawing(row, highest) {

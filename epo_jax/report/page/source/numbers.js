@@ -22,10 +22,10 @@ function interval(low, high, form, signed = false) {
 }
 
 // columns: [{title, left}]; rows: lists of texts or nodes. Wide tables scroll by themselves.
-function table(columns, rows, caption = null) {
+function table(columns, rows, caption = null, className = null) {
   const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: column.left ? "left" : "" }, column.title)));
   const body = rows.map((row) =>
     el("tr", {}, row.map((cell, index) => el(index === 0 ? "th" : "td", { scope: index === 0 ? "row" : null, class: columns[index].left ? "left" : "" }, cell))),
   );
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption ?? "table" }, el("table", {}, el("thead", {}, head), el("tbody", {}, body)));
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption ?? "table" }, el("table", { class: className }, el("thead", {}, head), el("tbody", {}, body)));
 }

@@ -32,7 +32,7 @@ function standing() {
   const total = run.run.rounds;
   const tiles = [tile("Rounds done", String(run.run.done), run.origin.data ? "passes over recorded data" : total ? `of ${total}` : "")];
   tiles.push(tile("Episodes", formatted(played, "count"), `${formatted(episodes.length - played, "count")} more on held-out tasks`, address("episodes")));
-  for (const found of run.evaluations.slice(0, 4)) {
+  for (const found of run.evaluations.filter((each) => !each.title.includes("bought")).slice(0, 4)) {
     const [first, last] = [found.rows[0], found.rows.at(-1)];
     const form = first.shares ? "percent" : "number";
     let change = `95 % interval ${interval(last.low, last.high, form)}`;

@@ -56,7 +56,7 @@ function tintSwitch(redraw) {
   return group;
 }
 
-function tintLegend() {
+function tintLegend(conversation) {
   if (tint === "logprob") {
     const samples = [0, -0.7, -1.5, -3].map((logprob) => {
       const sample = el("span", { class: "token unlikely" }, formatted(Math.exp(logprob), "percent").replace(/\.\d+/, ""));
@@ -65,10 +65,13 @@ function tintLegend() {
     });
     return el("p", { class: "legend" }, "The darker, the less likely the token was: ", samples);
   }
+  if (tint === "weight" && !conversation.turns.some((turn) => turn.advantage !== undefined)) {
+    return el("p", { class: "legend" }, "No turn has an advantage: nothing was learned from this episode.");
+  }
   if (tint === "weight") {
     const [up, down] = [el("span", { class: "token raised" }, "made likelier"), el("span", { class: "token lowered" }, "made less likely")];
     for (const sample of [up, down]) sample.style.setProperty("--much", "50%");
-    return el("p", { class: "legend" }, up, " ", down, " the stronger, the more. No tint: it does not count.");
+    return el("p", { class: "legend" }, up, " ", down, " the darker, the more; without a tint it does not count");
   }
   return el("p", { class: "legend" }, "Strategies as text.");
 }
