@@ -110,6 +110,7 @@ function advantageBar(advantage) {
   return svg(
     "svg",
     { class: "advantage-bar", width: 120, height: 8, "aria-hidden": "true" },
+    svg("rect", { class: "track", x: 0, y: 3.5, width: 120, height: 1 }),
     svg("line", { x1: 60, x2: 60, y1: 0, y2: 8 }),
     svg("rect", { class: advantage < 0 ? "lowered" : "raised", x: advantage < 0 ? 60 - width : 60, y: 1.5, width, height: 5 }),
   );

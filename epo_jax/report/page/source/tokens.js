@@ -4,6 +4,8 @@
 const TINTS = { logprob: "log-probability", weight: "weight in the loss", none: "no tint" };
 let tint = "logprob";
 
+const tintOf = (logprob) => `${Math.round(55 * Math.min(1, -logprob / 3))}%`; // full at a probability of 5 %
+
 function tokenWeight(conversation, number) {
   const turn = conversation.turns[number];
   if (turn.advantage === undefined || !Array.isArray(turn.said)) return null;
@@ -33,7 +35,7 @@ function tintedStrategy(conversation, number, largest) {
     token.title = words.join("\n");
     if (tint === "logprob" && logprob !== null) {
       token.classList.add("unlikely");
-      token.style.setProperty("--much", `${Math.round(70 * Math.min(1, -logprob / 3))}%`);
+      token.style.setProperty("--much", tintOf(logprob));
     } else if (tint === "weight" && weight) {
       token.classList.add(weight > 0 ? "raised" : "lowered");
       token.style.setProperty("--much", `${Math.round(12 + (55 * Math.abs(weight)) / largest)}%`);
@@ -60,10 +62,10 @@ function tintLegend(conversation) {
   if (tint === "logprob") {
     const samples = [0, -0.7, -1.5, -3].map((logprob) => {
       const sample = el("span", { class: "token unlikely" }, formatted(Math.exp(logprob), "percent").replace(/\.\d+/, ""));
-      sample.style.setProperty("--much", `${Math.round((70 * -logprob) / 3)}%`);
+      sample.style.setProperty("--much", tintOf(logprob));
       return sample;
     });
-    return el("p", { class: "legend" }, "The darker, the less likely the token was: ", samples);
+    return el("p", { class: "legend" }, "The stronger the tint, the less likely the token was: ", samples);
   }
   if (tint === "weight" && !conversation.turns.some((turn) => turn.advantage !== undefined)) {
     return el("p", { class: "legend" }, "No turn has an advantage: nothing was learned from this episode.");
@@ -71,7 +73,7 @@ function tintLegend(conversation) {
   if (tint === "weight") {
     const [up, down] = [el("span", { class: "token raised" }, "made likelier"), el("span", { class: "token lowered" }, "made less likely")];
     for (const sample of [up, down]) sample.style.setProperty("--much", "50%");
-    return el("p", { class: "legend" }, up, " ", down, " the darker, the more; without a tint it does not count");
+    return el("p", { class: "legend" }, up, " ", down, " the stronger the tint, the more; without one it does not count");
   }
   return el("p", { class: "legend" }, "Strategies as text.");
 }
