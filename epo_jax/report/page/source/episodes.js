@@ -168,7 +168,7 @@ function episodeRow(episode, index, total, isChosen, onclick) {
     { class: "row", role: "option", id: `row-${index}`, "aria-selected": String(isChosen), "aria-setsize": total, "aria-posinset": index + 1, onclick },
     resultMark(episode),
     el("span", { class: "task" }, episode.task),
-    el("span", { class: "reward" }, formatted(episode.reward)),
+    el("span", { class: "reward" }, formatted(episode.reward, "fixed")),
     el("span", { class: "about" }, words.join(" · ")),
   );
   row.style.transform = `translateY(${index * ROW_HEIGHT}px)`;

@@ -40,8 +40,10 @@ function show() {
   const [name, query] = location.hash.slice(1).split("?");
   const known = name in VIEWS ? name : "overview";
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${known === "beside" ? "episodes" : known}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.hash === `#${known === "beside" ? "episodes" : known}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else link.removeAttribute("aria-current");
   }
   const moved = view !== null;
   view = VIEWS[known][1](new URLSearchParams(query ?? ""));
