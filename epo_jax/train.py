@@ -35,7 +35,7 @@ from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
 from epo_jax.play_ahead import meanwhile
-from epo_jax.report.console import bar, round_table, say
+from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.report.page.run_page import RunPage
 from epo_jax.reward import credit, judge
@@ -387,7 +387,7 @@ class Run:
         values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
         round = self.learner.position.round
         self.metrics.write("round", round, values)
-        round_table(f"round {round} of {self.config.rounds}", values)
+        report_round(f"round {round} of {self.config.rounds}", values)
         self.page.write_or_say_why_not()
 
 

@@ -113,6 +113,7 @@ def test_a_run_leaves_everything_it_promises(unbroken, capsys):
     assert {trajectory.weights_version for trajectory in played} == {"step-2"}
     assert all(turn.advantage is not None and turn.process_reward is not None for t in played for turn in t.turns)
     assert any((folder / "tensorboard").iterdir())
+    assert (folder / "page.html").read_text().count('class="block"') == 1 + 2 + 2  # the index, and the conversations of each round and evaluation
 
 
 def test_both_environments_are_played_and_measured_together(unbroken):

@@ -1,4 +1,4 @@
-"""What a person sees while a run runs: the plan, progress bars, and a table a round."""
+"""What a person sees while a run runs: the plan, progress bars, and a table a round; without a terminal, a line a round."""
 
 from __future__ import annotations
 
@@ -97,21 +97,68 @@ API_ROWS = tuple(
 ) + (("episodes that the judge failed on", "judge_failed", "{:.0f}"), ("money, the whole run", "api_spent_money", "{:.2f}"))
 
 
-def round_table(title: str, values: Mapping[str, float]) -> None:
-    """The table at the end of a round: all episodes, and each environment's where there are several. A figure that does not exist is a dash."""
-    environments = sorted({name.partition("/")[0] for name in values if "/" in name})
+# What a line has room for.
+LINE = (
+    ("success", "success", "{:.1%}"),
+    ("reward", "reward", "{:.3f}"),
+    ("masked", "masked", "{:.0f}"),
+    ("strategy", "strategy_tokens", "{:.1f} tokens"),
+    ("gap", "logprob_gap", "{:.1e}"),
+    ("gradient", "grad_norm", "{:.3f}"),
+    ("played", "play_tokens_per_second", "{:.0f} tokens/s"),
+    ("learned", "learn_tokens_per_second", "{:.0f} tokens/s"),
+    ("money", "api_spent_money", "{:.2f}"),
+)
+
+
+def report_round(title: str, values: Mapping[str, float]) -> None:
+    """The end of a round: a table on a terminal, elsewhere (a log file) a line, with each environment's success and reward."""
+    if console.is_terminal:
+        console.print(*round_tables(title, values))
+    else:
+        say(round_line(title, values))
+
+
+def round_line(title: str, values: Mapping[str, float]) -> str:
+    """The round in one line. A figure that does not exist is left out."""
+    known = {name: value for name, value in values.items() if not math.isnan(value)}
+    parts = [f"{label} {pattern.format(known[name])}" for label, name, pattern in LINE if name in known]
+    environments = _environments(values)
+    for environment in environments if len(environments) > 1 else ():
+        mine = [f"{label} {pattern.format(known[found])}" for label, name, pattern in LINE[:2] if (found := f"{environment}/{name}") in known]
+        parts.append(f"{environment}: {' '.join(mine)}")
+    return f"{title}: {', '.join(parts)}"
+
+
+def round_tables(title: str, values: Mapping[str, float]) -> list[Table]:
+    """The table at the end of a round: all episodes, and each environment's where there are several. A figure that does not exist is a dash.
+
+    Two tables, so that the long cells of the second do not squeeze the columns of the first.
+    """
+    environments = _environments(values)
     columns = ["", *(f"{name}/" for name in environments)] if len(environments) > 1 else [""]
-    table = Table(title=title, title_justify="left", show_header=len(columns) > 1, box=None, padding=(0, 2, 0, 2))
-    table.add_column()
+    style = {"box": None, "padding": (0, 1, 0, 2), "pad_edge": False}
+    of_episodes = Table(title=title, title_justify="left", show_header=len(columns) > 1, **style)
+    of_episodes.add_column(min_width=LABEL_WIDTH, no_wrap=True)
     for prefix in columns:
-        table.add_column(prefix.rstrip("/") or "all", justify="right")
+        of_episodes.add_column(prefix.rstrip("/") or "all", justify="right")
     for label, name, pattern in EPISODE_ROWS:
         if name in values and not math.isnan(values[name]):
-            table.add_row(label, *(_cell(values.get(prefix + name), pattern) for prefix in columns))
+            of_episodes.add_row(label, *(_cell(values.get(prefix + name), pattern) for prefix in columns))
+    of_round = Table(show_header=False, **style)
+    of_round.add_column(min_width=LABEL_WIDTH, no_wrap=True)
+    of_round.add_column()
     api_rows = [row for row in API_ROWS if _names(row[1])[0] in values]
     for label, names, pattern in (*ROUND_ROWS, *(api_rows if "api_spent_money" in values else ())):
-        table.add_row(label, " / ".join(_cell(values.get(name), pattern) for name in _names(names)))
-    console.print(table)
+        of_round.add_row(label, " / ".join(_cell(values.get(name), pattern) for name in _names(names)))
+    return [of_episodes, of_round]
+
+
+def _environments(values: Mapping[str, float]) -> list[str]:
+    return sorted({name.partition("/")[0] for name in values if "/" in name})
+
+
+LABEL_WIDTH = max(len(label) for label, _, _ in (*EPISODE_ROWS, *ROUND_ROWS))
 
 
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:

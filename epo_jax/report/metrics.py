@@ -61,10 +61,9 @@ def judge_agreement(trajectories: Sequence[Trajectory]) -> float:
     """
     agreeing = pairs = 0.0
     for group in by_environment(trajectories).values():
-        scores = [
-            (trajectory.outcome, _mean([turn.process_reward for turn in trajectory.turns])) for trajectory in group if trajectory.masked is None
-        ]
-        outcomes, rewards = (np.array(column) for column in zip(*[score for score in scores if not math.isnan(score[1])] or [(0.0, 0.0)], strict=True))
+        scored = [trajectory for trajectory in group if trajectory.masked is None]
+        scores = [(trajectory.outcome, _mean([turn.process_reward for turn in trajectory.turns])) for trajectory in scored]
+        outcomes, rewards = np.array([score for score in scores if not math.isnan(score[1])]).reshape(-1, 2).T
         for outcome, reward in zip(outcomes, rewards, strict=True):
             worse = rewards[outcomes < outcome]
             agreeing += np.sum(worse < reward) + 0.5 * np.sum(worse == reward)

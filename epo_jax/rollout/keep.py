@@ -41,13 +41,14 @@ def play_and_keep(
     write_jsonl(path, kept)
     with bar(title, len(episodes), quiet=quiet) as progress:
         progress.advance(amount=len(played))
-        outcomes: list[float] = []
+        outcomes: list[tuple[float, bool]] = []
 
         def on_finish(trajectories: list[Trajectory]) -> None:
             append_jsonl(path, trajectories)
-            outcomes.extend(trajectory.outcome for trajectory in trajectories)
+            outcomes.extend((trajectory.outcome, trajectory.success) for trajectory in trajectories)
+            reward, success = np.mean(outcomes, axis=0)
             rate = (player.engine.stats["decode_tokens"] - before["decode_tokens"]) / max(progress.seconds, 1e-3)
-            progress.advance("; ".join(filter(None, (f"reward {np.mean(outcomes):.2f}, {rate:.0f} tokens/s", note()))))
+            progress.advance("; ".join(filter(None, (f"reward {reward:.2f}, success {success:.0%}, {rate:.0f} tokens/s", note()))))
 
         fresh = asyncio.run(play_episodes(player, missing, at_once=at_once, on_finish=on_finish, should_stop=should_stop))
     after, seconds = player.engine.stats, time.monotonic() - start

@@ -84,5 +84,3 @@ def browser(chromium: webdriver.Chrome) -> Browser:
     found = Browser(chromium)
     found.complaints()
     return found
-
-

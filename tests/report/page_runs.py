@@ -67,7 +67,9 @@ def episode(tokenizer: Tokenizer, seed: int, *, turns: int = 3, learned: bool = 
     return Trajectory(**values | more)
 
 
-def make_run(folder: pathlib.Path, *, rounds: int = 2, episodes: int = 12, turns: int = 3, resumed_after: int | None = None, **overrides: Any) -> pathlib.Path:
+def make_run(
+    folder: pathlib.Path, *, rounds: int = 2, episodes: int = 12, turns: int = 3, resumed_after: int | None = None, **overrides: Any
+) -> pathlib.Path:
     """A run of configs/alfshop.py: `rounds` of `episodes`, evaluations of 8 tasks before and after. overrides: fields of the configuration."""
     folder.mkdir(parents=True)
     shutil.copytree(MINI, folder / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors", "*.md"))
@@ -78,19 +80,30 @@ def make_run(folder: pathlib.Path, *, rounds: int = 2, episodes: int = 12, turns
     starts, rows = [_start("10:00:00", overrides)], []
     for done in sorted({0, rounds}):
         found = [
-            episode(tokenizer, 1000 * done + task, turns=turns, learned=False, environment="alfworld", task_id=f"eval/{task}", weights_version=f"step-{done}")
+            episode(
+                tokenizer,
+                1000 * done + task,
+                turns=turns,
+                learned=False,
+                environment="alfworld",
+                task_id=f"eval/{task}",
+                weights_version=f"step-{done}",
+            )
             for task in range(8)
         ]
         write_jsonl(folder / "evaluation" / f"round_{done:03d}.jsonl", found)
     for round in range(rounds):
         played = [
-            episode(tokenizer, 100_000 * (round + 1) + index, turns=turns, round=round, weights_version=f"step-{2 * round}") for index in range(episodes)
+            episode(tokenizer, 100_000 * (round + 1) + index, turns=turns, round=round, weights_version=f"step-{2 * round}")
+            for index in range(episodes)
         ]
         write_jsonl(folder / "trajectories" / f"round_{round:03d}.jsonl", played)
         when = _seconds(f"10:{round + 1:02d}:00")
         for step in (2 * round + 1, 2 * round + 2):
             rows.append({"kind": "step", "step": step, "time": when - 5, "loss": -0.1 * step, "grad_norm": 0.3, "entropy": 0.3, "kl": 0.01 * step})
-        rows.append({"kind": "round", "step": round + 1, "time": when, "entropy": 0.3, "grad_norm": 0.3, "kl": 0.01, "logprob_gap": 1e-7, "compilations": 9.0})
+        rows.append(
+            {"kind": "round", "step": round + 1, "time": when, "entropy": 0.3, "grad_norm": 0.3, "kl": 0.01, "logprob_gap": 1e-7, "compilations": 9.0}
+        )
         if resumed_after == round + 1:
             starts.append(_start(f"10:{round + 1:02d}:30", overrides))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -108,10 +121,20 @@ def make_hostile_run(folder: pathlib.Path) -> pathlib.Path:
         said[1].tokens, said[1].logprobs = [], []  # a strategy that is text alone
         played.append(
             Trajectory(
-                environment=f"alf{text[:80]}", task_id=text[:400], seat=text[:80], turns=said, first_observation=text, end=text, actor=text[:200], judge=text[:200],
-                weights_version=text[:80], masked=text if index % 2 else None,
+                environment=f"alf{text[:80]}",
+                task_id=text[:400],
+                seat=text[:80],
+                turns=said,
+                first_observation=text,
+                end=text,
+                actor=text[:200],
+                judge=text[:200],
+                weights_version=text[:80],
+                masked=text if index % 2 else None,
                 extra={
-                    "index": index, "task_type": text[:80], "judge": {"reasoning": text, "reasons": [text, text], "grades": [text, text]},
+                    "index": index,
+                    "task_type": text[:80],
+                    "judge": {"reasoning": text, "reasons": [text, text], "grades": [text, text]},
                     "partner": {"strategist": text[:80], "weights": text[:80], "actor": text[:80]},
                 },
             )  # fmt: skip
@@ -126,7 +149,14 @@ def make_hostile_run(folder: pathlib.Path) -> pathlib.Path:
 
 def _start(clock: str, overrides: dict[str, Any]) -> dict[str, Any]:
     command = " ".join(["epo_jax/train.py", "--config=configs/alfshop.py", *(f"--config.{name}={value}" for name, value in overrides.items())])
-    return {"time": f"2026-11-21T{clock}+0000", "command": command, "seed": 0, "python": "3.11.7", "versions": {"jax": "0.10.2"}, "devices": ["cpu:cpu"]}
+    return {
+        "time": f"2026-11-21T{clock}+0000",
+        "command": command,
+        "seed": 0,
+        "python": "3.11.7",
+        "versions": {"jax": "0.10.2"},
+        "devices": ["cpu:cpu"],
+    }
 
 
 def _seconds(clock: str) -> float:

@@ -25,6 +25,7 @@ from epo_jax.report.page.health import health, warnings
 from epo_jax.report.page.run_page import RunPage
 from epo_jax.report.page.token_texts import TokenTexts
 from epo_jax.trajectory import Trajectory, Turn, read_jsonl, write_jsonl
+from tests.model.real_tokenizers import sentencepiece_folder, smollm2_folder
 from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run
 
 
@@ -47,21 +48,32 @@ def blocks_of(html: str) -> list:
 # --- tokens -----------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["Thought: go to cabinet 2.", "naïve café 👩‍🚀 日本", "  spaces   and\nlines", "<|end|> in text"])
-def test_pieces_join_to_the_strategy(tokenizer: Tokenizer, text: str) -> None:
-    ids = [*tokenizer.encode(text), min(tokenizer.stop_ids)]
-    strategy = tokenizer.decode(ids).strip()
+STRATEGIES = ("Thought: go to cabinet 2.", "naïve café 👩‍🚀 日本", "  spaces   and\nlines", "<|end|></s> in text")
+
+
+def tokenizer_named(name: str, scratch: pathlib.Path) -> Tokenizer:
+    folders = {"mini": lambda: MINI, "smollm2": lambda: smollm2_folder(scratch), "mistral v1": lambda: sentencepiece_folder(scratch / "v1", "v1")}
+    return Tokenizer.load(folders[name]())
+
+
+@pytest.mark.parametrize("name", ["mini", pytest.param("smollm2", marks=pytest.mark.slow), "mistral v1"])
+def test_pieces_join_to_the_strategy(name: str, tmp_path: pathlib.Path) -> None:
+    tokenizer = tokenizer_named(name, tmp_path)
     texts = TokenTexts(tokenizer)
-    pieces = texts.pieces(ids, strategy)
-    assert len(pieces) == len(ids)
-    said = [texts.table[piece] if isinstance(piece, int) else piece for piece in pieces]
-    assert "".join(said[:-1]).strip() == strategy  # all but the end of turn
-    assert ids[-1] in texts.special
+    for text in STRATEGIES:
+        ids = [*tokenizer.encode(text), min(tokenizer.stop_ids)]
+        strategy = tokenizer.decode(ids).strip()
+        pieces = texts.pieces(ids, strategy)
+        assert len(pieces) == len(ids)
+        assert all(isinstance(piece, int) for piece in pieces) or not text.isascii()  # ids alone, where no character is spread over tokens
+        said = [texts.table[piece] if isinstance(piece, int) else piece for piece in pieces]
+        assert "".join(said[:-1]).strip() == strategy  # all but the end of turn
+        assert ids[-1] in texts.special
 
 
 def test_a_token_that_the_tokenizer_does_not_have(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="not in the run's tokenizer"):
-        TokenTexts(tokenizer).pieces([10**9], "")
+    texts = TokenTexts(tokenizer)
+    assert texts.pieces([5, 10**9], "") is None and texts.pieces([5, "x"], "") is None and texts.unknown == 2
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------------------------------
@@ -71,8 +83,10 @@ def test_the_page_holds_every_episode(run_folder: pathlib.Path) -> None:
     data, *blocks = blocks_of(RunPage(run_folder).html())
     index = data["episodes"]
     assert [file["name"] for file in index["files"]] == [
-        "evaluation/round_000.jsonl", "trajectories/round_000.jsonl", "trajectories/round_001.jsonl", "trajectories/round_002.jsonl", "evaluation/round_003.jsonl",
-    ]  # fmt: skip
+        "evaluation/round_000.jsonl",
+        *(f"trajectories/round_{number:03d}.jsonl" for number in range(3)),
+        "evaluation/round_003.jsonl",
+    ]
     for file in index["files"]:
         played = read_jsonl(run_folder / file["name"])
         assert len(played) == len(file["rows"])
@@ -113,7 +127,12 @@ def test_a_configuration_named_in_a_file_is_not_run(tmp_path: pathlib.Path) -> N
     folder = make_run(tmp_path / "run", rounds=1)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "evil.py").write_text(f"open({str(tmp_path / 'harmed')!r}, 'w')")
-    for command in (f"train.py --config={tmp_path}/configs/evil.py", "train.py --config=configs/../evil.py:x", "train.py --config='", "--config=configs/alfshop.py:nothing"):
+    for command in (
+        f"train.py --config={tmp_path}/configs/evil.py",
+        "train.py --config=configs/../evil.py:x",
+        "train.py --config='",
+        "--config=configs/alfshop.py:nothing",
+    ):
         (folder / "provenance.jsonl").write_text(json.dumps({"time": "?", "command": command}) + "\n")
         assert blocks_of(RunPage(folder).html())[0]["origin"]["preset"] == "configs/defaults.py"
     assert not (tmp_path / "harmed").exists()
@@ -121,7 +140,10 @@ def test_a_configuration_named_in_a_file_is_not_run(tmp_path: pathlib.Path) -> N
 
 def test_metrics_count_the_later_row_and_leave_the_torn_one_out(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    rows = [{"kind": "step", "step": step, "time": time, "loss": loss} for step, time, loss in ((1, 1.0, 5.0), (2, 2.0, 4.0), (2, 9.0, 3.0), (3, 10.0, None))]
+    rows = [
+        {"kind": "step", "step": step, "time": time, "loss": loss}
+        for step, time, loss in ((1, 1.0, 5.0), (2, 2.0, 4.0), (2, 9.0, 3.0), (3, 10.0, None))
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "st')
     (chart,) = curves(Metrics.read(path), [], [])["step"]["charts"]
     assert chart["lines"] == [{"label": "", "points": [[1, 5.0], [2, 3.0]]}]
@@ -138,13 +160,18 @@ def test_long_lines_are_thinned_by_means() -> None:
 
 def test_a_turn_beyond_the_longest_length_is_told(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "round_000.jsonl"
-    write_jsonl(path, [Trajectory("alfworld", "a", turns=[Turn(prompt_tokens=[5] * 6, tokens=[6] * 4, strategy="?", advantage=1.0) for _ in range(4)])])
+    write_jsonl(
+        path, [Trajectory("alfworld", "a", turns=[Turn(prompt_tokens=[5] * 6, tokens=[6] * 4, strategy="?", advantage=1.0) for _ in range(4)])]
+    )
     (block,) = episodes.read(path, "round", 1, TokenTexts(tokenizer), 25).blocks
     assert json.loads(zlib.decompress(block))[0]["fits"] == 2
 
 
 def test_of_too_much_the_page_keeps_some_of_every_round() -> None:
-    files = [EpisodesFile(f"f{number}", "round", number, [], [b"x" * size for size in sizes], {}, {}, {}) for number, sizes in enumerate(([5, 5, 5], [5], [5, 5]))]
+    files = [
+        EpisodesFile(f"f{number}", "round", number, [], [b"x" * size for size in sizes], {}, {}, {})
+        for number, sizes in enumerate(([5, 5, 5], [5], [5, 5]))
+    ]
     assert chosen_blocks(files, 1000) == [{0, 1, 2}, {0}, {0, 1}]
     assert chosen_blocks(files, 21) == [{0}, {0}, {0, 1}]
     assert chosen_blocks(files, 4) == [set(), set(), set()]
@@ -153,8 +180,8 @@ def test_of_too_much_the_page_keeps_some_of_every_round() -> None:
 # --- the rules --------------------------------------------------------------------------------------------------------------------------------
 
 WELL = {
-    "entropy": 0.3, "repeated_token_share": 0.02, "strategy_tokens": 9.0, "strategies_cut_off": 0.0, "judge_agreement": 0.9, "advantage_nonzero_share": 0.9,
-    "episodes": 100, "masked": 1, "logprob_gap": 1e-6, "loss": -0.1, "grad_norm": 0.3, "ended_by_context": 0.0,
+    "entropy": 0.3, "repeated_token_share": 0.02, "strategy_tokens": 9.0, "strategies_cut_off": 0.0, "judge_agreement": 0.9,
+    "advantage_nonzero_share": 0.9, "episodes": 100, "masked": 1, "logprob_gap": 1e-6, "loss": -0.1, "grad_norm": 0.3, "ended_by_context": 0.0,
 }  # fmt: skip
 
 
@@ -185,7 +212,9 @@ def test_each_rule_speaks_of_its_own_fault_alone(name: str, broken: dict) -> Non
 
 
 def test_compilations_are_counted_anew_by_a_resumed_run() -> None:
-    found = health({number: {"compilations": count, "prefill_share": 0.25} for number, count in enumerate((20.0, 22.0, 22.0, 18.0), start=1)}, [], [])["rounds"]
+    found = health(
+        {number: {"compilations": count, "prefill_share": 0.25} for number, count in enumerate((20.0, 22.0, 22.0, 18.0), start=1)}, [], []
+    )["rounds"]
     assert [heading for heading, _ in found["columns"]] == ["prompt kept in KV cache", "compilations"]
     assert [row[1:] for row in found["rows"]] == [[0.75, 20.0], [0.75, 2.0], [0.75, 0.0], [0.75, 18.0]]
 
@@ -193,7 +222,12 @@ def test_compilations_are_counted_anew_by_a_resumed_run() -> None:
 def test_judge_agreement_counts_pairs() -> None:
     number = random.Random(1)
     played = [
-        Trajectory(environment, str(index), outcome=number.choice([0.0, 0.5, 1.0]), turns=[Turn(process_reward=number.choice([0.0, 0.5, 1.0])) for _ in range(2)])
+        Trajectory(
+            environment,
+            str(index),
+            outcome=number.choice([0.0, 0.5, 1.0]),
+            turns=[Turn(process_reward=number.choice([0.0, 0.5, 1.0])) for _ in range(2)],
+        )
         for index, environment in enumerate(["alfworld", "webshop"] * 20)
     ]
     agreeing = pairs = 0.0
@@ -255,9 +289,12 @@ def test_a_damaged_file_is_told_and_the_rest_shown(tmp_path: pathlib.Path) -> No
     assert len(told) == 3 and "Tokens are not shown" in told[0] and "round_000.jsonl" in told[1] and "no number" in told[2]
 
 
-def test_no_run_no_page(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+def test_no_run_no_page(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="there is no run in"):
         RunPage(tmp_path).write()
     RunPage(tmp_path).write_or_say_why_not()
     assert "the run's page was not written: there is no run" in capsys.readouterr().out
+    monkeypatch.setattr(RunPage, "html", lambda self: {}["what nobody thought of"])
+    RunPage(tmp_path).write_or_say_why_not()
+    assert "not written (KeyError: 'what nobody thought of')" in " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == []

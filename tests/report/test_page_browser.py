@@ -78,7 +78,9 @@ def contrast(browser: Browser, selector: str) -> float:
 def test_curves_show_what_was_measured(browser: Browser, page: str) -> None:
     browser.open(f"{page}#overview")
     titles = browser.texts(".chart h3")
-    assert {"alfworld: success", "webshop: mean reward", "Process reward a turn", "Entropy, nats a token", "Repeated tokens in a strategy"} <= set(titles)
+    assert {"alfworld: success", "webshop: mean reward", "Process reward a turn", "Entropy, nats a token", "Repeated tokens in a strategy"} <= set(
+        titles
+    )
     assert len(browser.texts(".chart:first-child .resume")) == 1
     kl = "Array.from(document.querySelectorAll('.chart')).find((each) => each.querySelector('h3').textContent.startsWith('KL'))"
     browser.run(f"document.querySelector('.switch a:last-child').click(); return {kl}")
@@ -146,7 +148,10 @@ def test_an_episode_as_a_conversation(browser: Browser, page: str, run_folder: p
     assert browser.texts(".opening .said") == [trajectory.first_observation]
     assert browser.texts(".turn .action") == [turn.action for turn in trajectory.turns]
     assert browser.texts(".turn .seen") == [turn.observation for turn in trajectory.turns]
-    said = browser.run("return Array.from(document.querySelectorAll('.turn .strategy'), (each) => Array.from(each.querySelectorAll('.token:not(.special)'), (token) => token.textContent))")
+    said = browser.run(
+        "const texts = (each) => Array.from(each.querySelectorAll('.token:not(.special)'), (token) => token.textContent);"
+        "return Array.from(document.querySelectorAll('.turn .strategy'), texts)"
+    )
     assert ["".join(tokens) for tokens in said] == [turn.strategy for turn in trajectory.turns]
     shown = [float(text.replace("−", "-")) for text in browser.texts(".turn .advantage dd")]
     assert shown == pytest.approx([turn.advantage for turn in trajectory.turns], abs=6e-4)
@@ -163,13 +168,18 @@ def test_tokens_are_tinted_by_their_weight_in_the_loss(browser: Browser, page: s
     browser.open(f"{page}#episodes?open=2.9")
     browser.until("document.querySelector('.token') !== null")
     browser.run("document.querySelector('input[value=weight]').click()")
-    tokens = browser.run("return Array.from(document.querySelectorAll('.turn .token'), (token) => [token.title, token.className, getComputedStyle(token).textDecorationStyle])")
+    tokens = browser.run(
+        "const told = (token) => [token.title, token.className, getComputedStyle(token).textDecorationStyle];"
+        "return Array.from(document.querySelectorAll('.turn .token'), told)"
+    )
     told = [float(re.search(r"weight in the loss ([−+\d.e]+)", title)[1].replace("−", "-")) for title, _, _ in tokens]
     assert told == pytest.approx(weights.tolist(), rel=0.06)
     assert all(("raised" if weight > 0 else "lowered") in classes for weight, (_, classes, _) in zip(weights, tokens, strict=True))
     assert all(style == ("solid" if weight > 0 else "dotted") for weight, (_, _, style) in zip(weights, tokens, strict=True))  # without colours too
     logprobs = [value for turn in trajectory.turns for value in turn.logprobs]
-    assert [float(re.search(r"log-probability ([−\d.]+)", title)[1].replace("−", "-")) for title, _, _ in tokens] == pytest.approx(logprobs, abs=0.006)
+    assert [float(re.search(r"log-probability ([−\d.]+)", title)[1].replace("−", "-")) for title, _, _ in tokens] == pytest.approx(
+        logprobs, abs=0.006
+    )
 
 
 def test_the_same_task_side_by_side(browser: Browser, page: str, run_folder: pathlib.Path) -> None:
@@ -180,7 +190,9 @@ def test_the_same_task_side_by_side(browser: Browser, page: str, run_folder: pat
     browser.until("document.querySelectorAll('.side-turn').length === 8")
     before, after = (read_jsonl(run_folder / "evaluation" / name)[5] for name in ("round_000.jsonl", "round_003.jsonl"))
     assert browser.texts(".cell.head a") == ["held out, before", "held out, after 3"]
-    assert browser.texts(".cell .action") == [text for turns in zip(before.turns, after.turns, strict=True) for text in (turns[0].action, turns[1].action)]
+    assert browser.texts(".cell .action") == [
+        text for turns in zip(before.turns, after.turns, strict=True) for text in (turns[0].action, turns[1].action)
+    ]
     assert browser.texts(".beside .chip") == ["first difference"] * 2
     browser.run("document.querySelector('.toggle').click()")
     browser.until("document.querySelectorAll('.cell.head').length === 1")
@@ -210,21 +222,27 @@ def test_judge_picks_reasons_and_masks(browser: Browser, tmp_path: pathlib.Path)
 def test_self_play_says_who_met_whom(browser: Browser, tmp_path: pathlib.Path) -> None:
     folder, tokenizer = make_run(tmp_path / "run", rounds=1), Tokenizer.load(MINI)
     partner = {"strategist": "mini", "weights": "step-0", "actor": "talker"}
+    extra = {"partner": partner, "scenario": "bargaining", "scores": {"goal": 7, "secret": 0}}
     met = [
-        episode(tokenizer, seed, environment="sotopia", seat=seat, task_id=f"deal/{seed // 2}", outcome=outcome, success=outcome == 1.0, weights_version="step-2", extra={"index": seed, "partner": partner})
-        for seed, (seat, outcome) in enumerate([("first", 1.0), ("second", 0.0), ("first", 0.5), ("second", 1.0)])
+        episode(tokenizer, place // 2, environment="sotopia", seat=str(place % 2), task_id=f"deal/{place // 2}/{place % 2}", outcome=outcome,
+                success=outcome == 1.0, weights_version="step-2", extra=extra | {"index": place // 2})
+        for place, outcome in enumerate([1.0, 0.0, 0.5, 1.0])
     ]  # fmt: skip
     write_jsonl(folder / "trajectories" / "round_000.jsonl", met)
     page = RunPage(folder).write().as_uri()
     browser.open(f"{page}#meetings")
     cells = browser.run("return Array.from(document.querySelectorAll('tbody tr'), (row) => Array.from(row.children, (cell) => cell.textContent))")
     assert cells == [
-        ["sotopia", "round 1", "first", "step-2", "mini step-0 (actor talker)", "2", "0", "0.750", "50.0 %"],
-        ["sotopia", "round 1", "second", "step-2", "mini step-0 (actor talker)", "2", "0", "0.500", "50.0 %"],
+        ["sotopia", "round 1", "0", "step-2", "mini step-0 (actor talker)", "2", "0", "0.750", "50.0\u00a0%"],
+        ["sotopia", "round 1", "1", "step-2", "mini step-0 (actor talker)", "2", "0", "0.500", "50.0\u00a0%"],
     ]
     browser.open(f"{page}#episodes?open=1.1")
     browser.until("document.querySelector('.episode') !== null")
-    assert "mini step-0 (actor talker)" in browser.texts(".facts dd") and not browser.texts(".episode .button")  # another seat is another task
+    assert {"mini step-0 (actor talker)", "bargaining", "goal 7, secret 0"} <= set(browser.texts(".facts dd"))
+    assert browser.texts(".episode .button") == ["Both seats side by side"]
+    browser.run("document.querySelector('.episode .button').click()")
+    browser.until("document.querySelectorAll('.cell.head').length === 2")
+    assert browser.texts(".cell.head a") == ["round 1, seat 1", "round 1, seat 0"] and browser.complaints() == []
 
 
 # --- the keyboard -----------------------------------------------------------------------------------------------------------------------------
@@ -283,7 +301,10 @@ def test_hostile_text_is_shown_as_text(browser: Browser, hostile: str) -> None:
             hidden = "\u202e\u202c\u2066\u2069\u200b\u00ad\x07\x1b\x00\x7f\x85\u2028\u200f\u200d\ud800\ue000"
             assert marks == [character for character in text if character in hidden]
             assert re.sub("U\\+[0-9A-F]{4,6}", "", shown) == "".join(character for character in text if character not in hidden)
-        assert browser.run("return [typeof window.harmed, document.querySelectorAll('main script, main img, main b, main iframe').length]") == ["undefined", 0]
+        assert browser.run("return [typeof window.harmed, document.querySelectorAll('main script, main img, main b, main iframe').length]") == [
+            "undefined",
+            0,
+        ]
         assert browser.run("return getComputedStyle(document.querySelector('.opening .said')).unicodeBidi") == "isolate"
         assert browser.run("return document.documentElement.scrollWidth") <= 1280
     for view in (*VIEWS, "meetings", "beside?task=1.0"):
@@ -299,7 +320,10 @@ def test_its_policy_holds(browser: Browser, page: str) -> None:
     browser.open(page)
     for harm in ("document.body.innerHTML = '<img src=x>'", "eval('1')", "document.write('x')", "document.createElement('script').text = '1'"):
         # Later, since what the driver itself runs may do more than a page.
-        browser.run(f"setTimeout(() => {{ try {{ {harm}; var word = 'harmed'; }} catch {{ word = 'refused'; }} document.documentElement.dataset.did = word; }})")
+        browser.run(
+            f"setTimeout(() => {{ try {{ {harm}; var word = 'harmed'; }} catch {{ word = 'refused'; }}"
+            "document.documentElement.dataset.did = word; })"
+        )
         assert browser.until("document.documentElement.dataset.did") == "refused", harm
         browser.run("delete document.documentElement.dataset.did")
     answer = "fetch('http://127.0.0.1:9/').then(() => 'left', () => 'refused').then((word) => { document.documentElement.dataset.answer = word; })"

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epo_jax.errors import UserError
-from epo_jax.evaluate import compare, results
+from epo_jax.evaluate import results
+from epo_jax.evaluate.compare import COMPARED, compare
 from epo_jax.evaluate.folder import EvaluationFolder
 from epo_jax.evaluation import estimate, paired_difference, paired_test
-from epo_jax.report.page.episodes import COMPARED, EpisodesFile
+from epo_jax.report.page.episodes import EpisodesFile
 
 Table = dict[str, Any]  # {"title", "rows": [row, ...]}
 # A row: label, n, mean, low, high; against the table's first row: difference, difference_low, difference_high, p, test; `shares`: told in per cent.
@@ -23,7 +24,9 @@ def of_run(files: Sequence[EpisodesFile]) -> list[Table]:
     tables = []
     for environment, figure in _in_order({key for file in evaluations for key in file.values}):
         rounds = {file.round: file.values[environment, figure] for file in evaluations if (environment, figure) in file.values}
-        if figure == "reward" and all(values == file.values.get((environment, "success")) for file in evaluations if (values := file.values.get((environment, "reward")))):
+        if figure == "reward" and all(
+            values == file.values.get((environment, "success")) for file in evaluations if (values := file.values.get((environment, "reward")))
+        ):
             continue  # the reward is success itself
         first = next(iter(rounds.values()))
         rows = [_row(_label(done), figure, values, None if values is first else first) for done, values in rounds.items()]
@@ -38,9 +41,7 @@ def of_folders(paths: Sequence[pathlib.Path]) -> list[Table]:
     """
     folders = [EvaluationFolder.of_results(path) for path in paths]
     found = [(folder, results.rows(folder, folder.read_episodes())) for folder in folders]
-    differences = {
-        (folder.path, row["environment"], row["figure"]): row for folder in folders[1:] for row in _compared(folder, folders[0])
-    }
+    differences = {(folder.path, row["environment"], row["figure"]): row for folder in folders[1:] for row in _compared(folder, folders[0])}
     tables = []
     keys = {(row["environment"], row["figure"]) for _, rows in found for row in rows if row["figure"] in COMPARED}
     for environment, figure in _in_order(keys):
@@ -56,7 +57,7 @@ def of_folders(paths: Sequence[pathlib.Path]) -> list[Table]:
 
 def _compared(folder: EvaluationFolder, first: EvaluationFolder) -> list[Mapping[str, Any]]:
     try:
-        return compare.compare(folder, first)
+        return compare(folder, first)
     except UserError:  # the two share no task, which is no fault here: the table then has a dash
         return []
 

@@ -28,6 +28,7 @@ ROUND_CHARTS: tuple[tuple[str, Mapping[str, str] | str, str], ...] = (
     ("Gradient norm", {"grad_norm": ""}, "number"),
     ("Advantages not zero", "advantage_nonzero_share", "percent"),
     ("Actions that name nothing possible", "illegal_action_share", "percent"),
+    ("Actions that could not be read", "unread_action_share", "percent"),
     ("Tokens a second", {"play_tokens_per_second": "played", "learn_tokens_per_second": "learned"}, "count"),
     ("Seconds", {"seconds_play": "play", "seconds_judge": "judge", "seconds_learn": "learn"}, "count"),
     ("Answered from the cache", {"api_actor_cached_share": "actor", "api_judge_cached_share": "judge"}, "percent"),
@@ -100,9 +101,7 @@ def curves(metrics: Metrics, files: Sequence[EpisodesFile], starts: Sequence[dic
         "warm_start": _step_charts(metrics.rows.get("warm_start", {})),
     }
     kinds = {"round": ("round", "pass"), "step": ("step",), "warm_start": ("warm_start",)}
-    return {
-        axis: {"charts": charts, "resumes": _resumes(metrics, kinds[axis], starts)} for axis, charts in found.items() if charts
-    }
+    return {axis: {"charts": charts, "resumes": _resumes(metrics, kinds[axis], starts)} for axis, charts in found.items() if charts}
 
 
 def environments_of(rounds: Mapping[int, Mapping[str, Any]], files: Sequence[EpisodesFile]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from epo_jax.batch import turns_that_fit
 from epo_jax.errors import UserError
+from epo_jax.evaluate.compare import COMPARED
 from epo_jax.evaluation import values_of
 from epo_jax.report.metrics import describe_each
 from epo_jax.report.page.token_texts import TokenTexts
@@ -23,10 +24,10 @@ from epo_jax.untrusted import CUT
 
 BLOCK = 64  # episodes
 LONGEST_TEXT = 20_000  # characters of one message that the page holds
-COMPARED = ("success", "reward", "bought")
 # What the list shows, sorts and filters by; `partner` is [strategist, weights, actor] of the other seat, or None.
 COLUMNS = (
-    "task", "environment", "kind", "seat", "success", "reward", "turns", "end", "masked", "weights", "actor", "judge", "seed", "temperature", "partner",
+    "task", "environment", "kind", "seat", "success", "reward", "turns", "end", "masked", "weights", "actor", "judge", "seed",
+    "temperature", "partner",
 )  # fmt: skip
 
 
@@ -97,10 +98,17 @@ def _row(trajectory: Trajectory) -> list[Any]:
 
 
 def _conversation(trajectory: Trajectory, token_texts: TokenTexts | None, max_length: int | None) -> dict[str, Any]:
-    """first: the observation that opens it; turns: see `_turn`; judge: what it wrote; fits: turns that are learned from, if not all; why: the full reason of a mask."""
+    """first: the observation that opens it; turns: see `_turn`; judge: what it wrote; fits: turns that are learned from, if not all; why:
+    the full reason of a mask; scenario, ended_by, scores: of an episode of two seats.
+    """
     found: dict[str, Any] = {"first": _text(trajectory.first_observation), "turns": [_turn(turn, token_texts) for turn in trajectory.turns]}
     if trajectory.masked is not None:
         found["why"] = _text(trajectory.masked)
+    for name in ("scenario", "ended_by"):
+        if isinstance(told := trajectory.extra.get(name), str):
+            found[name] = _text(told)
+    if isinstance(scores := trajectory.extra.get("scores"), dict):
+        found["scores"] = ", ".join(f"{_text(name)} {_text(score)}" for name, score in scores.items())
     judge = trajectory.extra.get("judge")
     if isinstance(judge, dict):
         found["judge"] = {
@@ -117,9 +125,8 @@ def _turn(turn: Turn, token_texts: TokenTexts | None) -> dict[str, Any]:
 
     said: token ids, or texts of tokens, or else the strategy as one text; logprobs: in hundredths of a nat, the sign left out.
     """
-    said: Any = _text(turn.strategy)
-    if token_texts is not None and turn.tokens:
-        said = token_texts.pieces(turn.tokens, turn.strategy)
+    pieces = token_texts.pieces(turn.tokens, turn.strategy) if token_texts is not None and turn.tokens else None
+    said: Any = _text(turn.strategy) if pieces is None else pieces
     found: dict[str, Any] = {"said": said, "action": _text(turn.action), "seen": _text(turn.observation)}
     if turn.logprobs:
         found["logprobs"] = [-round(100 * value) for value in turn.logprobs]
@@ -149,7 +156,15 @@ def _why(masked: str) -> str:
 
 def _check(trajectory: Trajectory, where: str) -> None:
     """Raises `UserError` for what cannot be shown, as a file that was edited may hold."""
-    texts = (trajectory.environment, trajectory.task_id, trajectory.seat, trajectory.first_observation, trajectory.end, trajectory.weights_version, trajectory.actor)
+    texts = (
+        trajectory.environment,
+        trajectory.task_id,
+        trajectory.seat,
+        trajectory.first_observation,
+        trajectory.end,
+        trajectory.weights_version,
+        trajectory.actor,
+    )
     numbers = [trajectory.outcome, trajectory.temperature]
     for turn in trajectory.turns:
         texts += (turn.strategy, turn.action, turn.observation)

@@ -153,11 +153,19 @@ def _context(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
 
 _RULES = (
     ("loss or gradient is not a number", _not_finite, "Go back to the checkpoint before; lower learn.learning_rate, or learn.clip_norm."),
-    ("collapse: entropy falls", _entropy_fell, "Lower learn.learning_rate; set learn.entropy_weight or learn.kl_weight; clip with learn.clip_low and learn.clip_high."),
+    (
+        "collapse: entropy falls",
+        _entropy_fell,
+        "Lower learn.learning_rate; set learn.entropy_weight or learn.kl_weight; clip with learn.clip_low and learn.clip_high.",
+    ),
     ("collapse: strategies repeat themselves", _repeats, "Go back to an earlier checkpoint; lower learn.learning_rate; set learn.kl_weight."),
     ("strategies grow long", _longer, "Look at what the judge picks; lower rollout.max_strategy_tokens; set learn.kl_weight."),
     ("strategies are cut off", _cut_off, "Raise rollout.max_strategy_tokens, or read a few strategies: they may not end at all."),
-    ("the judge agrees less with the outcome", _agrees_less, "The strategist may have learned to please the judge: read what is picked; lower credit.process_weight."),
+    (
+        "the judge agrees less with the outcome",
+        _agrees_less,
+        "The strategist may have learned to please the judge: read what is picked; lower credit.process_weight.",
+    ),
     ("all advantages are zero", _no_advantages, "Nothing was learned: every episode earned alike. Play easier or more tasks, or another estimator."),
     ("few advantages are not zero", _few_advantages, "Most of the round teaches nothing: play more tasks, or larger groups."),
     ("many episodes are masked", _masked, "The reasons stand below; a server may be overloaded, or a key or a budget spent."),

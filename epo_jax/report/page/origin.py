@@ -120,6 +120,8 @@ def _lineage(folder: pathlib.Path, config: Mapping[str, Any], metrics: Metrics, 
         found.append([_when(file), versions, f"played {file.name}"])
     for path in sorted((folder / "checkpoints").glob("step_*/checkpoint.json")):
         found.append(["checkpoint", _position(path), str(path.parent.relative_to(folder))])
+    for path in sorted((folder / "opponents").glob("round-*")):
+        found.append(["kept as an opponent", path.name, str(path.relative_to(folder))])
     if (folder / "strategist").is_dir():
         found.append(["result", "after the last round", "strategist (a Hugging Face folder)"])
     return found

@@ -64,6 +64,8 @@ class RunPage:
             self.write()
         except UserError as error:
             say(f"the run's page was not written: {error}")
+        except Exception as error:  # whatever a file may hold that nobody thought of: days of learning matter more
+            say(f"the run's page was not written ({type(error).__name__}: {error}); python -m epo_jax.report --run={self.folder} tells where")
 
     def html(self, *, watch: str | None = None) -> str:
         """The whole page. watch: of a page that is served, what it compares to know that a newer one is there."""
@@ -74,7 +76,12 @@ class RunPage:
         starts = origin.read_starts(self.folder)
         rounds = metrics.rounds(files)
         data = {
-            "run": {"name": str(config.get("name", self.folder.name)), "folder": str(self.folder), "rounds": config.get("rounds"), "done": max(rounds, default=0)},
+            "run": {
+                "name": str(config.get("name", self.folder.name)),
+                "folder": str(self.folder),
+                "rounds": config.get("rounds"),
+                "done": max(rounds, default=0),
+            },
             "curves": curves.curves(metrics, files, starts),
             "rounds": _all_figures(rounds),
             "evaluations": [*comparisons.of_run(files), *comparisons.of_folders(self._evaluations)],
@@ -122,13 +129,17 @@ class RunPage:
                 files.append(self._kept[path][1])
             except UserError as error:
                 unreadable.append(str(error))
+        if self._token_texts is not None and self._token_texts.unknown:
+            unreadable.append(f"{self._token_texts.unknown} strategies hold tokens that are not in the run's tokenizer, and are shown as text.")
         return files
 
     def _index(self, files: Sequence[EpisodesFile], chosen: Sequence[set[int]]) -> dict[str, Any]:
         """Every episode's row, and where its conversation is: files have `first_block` and the `kept` ones of their blocks."""
         first_block, listed = 1, []
         for file, kept in zip(files, chosen, strict=True):
-            listed.append({"name": file.name, "phase": file.phase, "round": file.round, "rows": file.rows, "first_block": first_block, "kept": sorted(kept)})
+            listed.append(
+                {"name": file.name, "phase": file.phase, "round": file.round, "rows": file.rows, "first_block": first_block, "kept": sorted(kept)}
+            )
             first_block += len(kept)
         texts = self._token_texts
         table = {str(token): text for token, text in texts.table.items()} if texts else {}
@@ -175,7 +186,7 @@ def _assemble(blocks: Sequence[bytes], watch: str | None) -> str:
     held = "\n".join(f'<script type="application/octet-stream" class="block">{base64.b64encode(block).decode()}</script>' for block in blocks)
     page = (source / "page.html").read_text(encoding="utf-8")
     for mark, text in (("POLICY", policy), ("STYLE", style), ("BLOCKS", held), ("PROGRAM", program)):
-        page = page.replace(f"<!--{mark}-->" if mark != "POLICY" else "POLICY", text, 1)
+        page = page.replace(f"<!--{mark}-->", text, 1)
     return page
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from epo_jax.errors import UserError
 from epo_jax.model.tokenizer import Tokenizer
 
 _PART_OF_A_CHARACTER = "\ufffd"
 
 
 class TokenTexts:
-    """`table`: id → what it says, of all ids seen so far. `special`: those of them that are no text (end of turn)."""
+    """`table`: id → what it says, of all ids seen so far. `special`: those of them that are no text (end of turn). `unknown`: turns with an id that
+    the tokenizer does not have."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -26,14 +26,18 @@ class TokenTexts:
         self._length_before = len(tokenizer.decode(self._before))
         self.table: dict[int, str] = {}
         self.special: set[int] = set()
+        self.unknown = 0
 
     @classmethod
     def of_run(cls, folder: pathlib.Path) -> TokenTexts:
-        """From a run's folder. Raises `UserError` where it has no tokenizer that can be read."""
+        """From a run's folder. Raises `epo_jax.errors.UserError` where it has no tokenizer that can be read."""
         return cls(Tokenizer.load(folder / "tokenizer"))
 
-    def pieces(self, tokens: Sequence[int], strategy: str) -> list[int] | list[str]:
-        """The ids themselves where `table` joins them to `strategy`, else one text a token; `UserError` for an id that is none."""
+    def pieces(self, tokens: Sequence[int], strategy: str) -> list[int] | list[str] | None:
+        """The ids themselves where `table` joins them to `strategy`, else one text a token. None if the tokenizer does not have one of them."""
+        if not all(isinstance(token, int) and 0 <= token < self._tokenizer.vocab_size for token in tokens):
+            self.unknown += 1
+            return None
         texts = [self._text(token) for token in tokens]
         said = "".join(text for token, text in zip(tokens, texts, strict=True) if token not in self.special)
         if _PART_OF_A_CHARACTER not in said and said.strip() == strategy:
@@ -42,8 +46,6 @@ class TokenTexts:
 
     def _text(self, token: int) -> str:
         if token not in self.table:
-            if not isinstance(token, int) or not 0 <= token < self._tokenizer.vocab_size:
-                raise UserError(f"the token id {token!r} is not in the run's tokenizer.")
             if token in self._never_text:
                 self.special.add(token)
                 self.table[token] = str(self._tokenizer.backend.convert_ids_to_tokens(token))

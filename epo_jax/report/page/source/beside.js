@@ -1,4 +1,4 @@
-// The same task in several rounds, side by side: how the strategies changed.
+// The same task in several rounds, side by side: how the strategies changed. Also both seats of one conversation.
 
 const MOST_BESIDE = 6;
 
@@ -9,15 +9,21 @@ function besideView(parameters) {
     view.append(el("p", { class: "note" }, "There is no such episode."));
     return view;
   }
-  const others = sameTask(episode);
-  const asked = (parameters.get("shown") ?? "").split(",").map((id) => episodeById.get(id)).filter((other) => others.includes(other));
-  const shown = asked.length ? asked : [...new Set([others[0], others.at(-1)])];
+  const same = sameTask(episode);
+  const other = otherSeat(episode);
+  const others = other ? [...same, other] : same;
+  const asked = (parameters.get("shown") ?? "")
+    .split(",")
+    .map((id) => episodeById.get(id))
+    .filter((one) => others.includes(one));
+  const shown = asked.length ? asked : [...new Set([same[0], same.at(-1)])];
   const toggles = el("div", { class: "toggles", role: "group", "aria-label": "Which episodes are shown" });
-  for (const other of others) {
-    const on = shown.includes(other);
-    const next = others.filter((each) => (each === other ? !on : shown.includes(each))).slice(-MOST_BESIDE);
+  for (const one of others) {
+    const on = shown.includes(one);
+    const next = others.filter((each) => (each === one ? !on : shown.includes(each))).slice(-MOST_BESIDE);
+    const onclick = () => (location.hash = address("beside", { task: episode.id, shown: next.map((each) => each.id).join(",") }));
     toggles.append(
-      el("a", { class: "toggle", role: "button", "aria-pressed": String(on), href: address("beside", { task: episode.id, shown: next.map((each) => each.id).join(",") }) }, resultMark(other), phaseName(other.file)),
+      el("button", { type: "button", class: "toggle", "aria-pressed": String(on), onclick }, resultMark(one), besideName(one)),
     );
   }
   view.append(
@@ -31,19 +37,32 @@ function besideView(parameters) {
   return view;
 }
 
+function besideName(episode) {
+  return episode.seat === "agent" ? phaseName(episode.file) : `${phaseName(episode.file)}, seat ${episode.seat}`;
+}
+
 function drawBeside(place, shown, conversations) {
   place.style.setProperty("--columns", shown.length);
   const known = conversations.filter(Boolean);
   shown.forEach((episode, index) => {
     const conversation = conversations[index];
-    const head = el("header", {}, resultMark(episode), el("a", { href: address("episodes", { open: episode.id }) }, phaseName(episode.file)), el("span", { class: "note" }, `reward ${formatted(episode.reward)}, ${episode.turns} turns`));
-    place.append(cell(head, index, 0, "head"), cell(said(conversation?.first ?? "This conversation is not in the page."), index, 1, "first"));
+    const head = el(
+      "header",
+      {},
+      resultMark(episode),
+      el("a", { href: address("episodes", { open: episode.id }) }, besideName(episode)),
+      el("span", { class: "note" }, `reward ${formatted(episode.reward)}, ${episode.turns} turns`),
+    );
+    place.append(
+      cell(head, index, 0, "head"),
+      cell(said(conversation?.first ?? "This conversation is not in the page."), index, 1, "first"),
+    );
   });
   const longest = Math.max(0, ...known.map((conversation) => conversation.turns.length));
   let parted = false;
   for (let number = 0; number < longest; number++) {
     const strategies = new Set(known.map((conversation) => (conversation.turns[number] ? strategyOf(conversation.turns[number]) : null)));
-    const parts = !parted && strategies.size > 1;
+    const parts = !parted && strategies.size > 1 && shown.every((episode) => episode.seat === shown[0].seat);
     parted ||= parts;
     conversations.forEach((conversation, index) => {
       const turn = conversation?.turns[number];
@@ -51,7 +70,16 @@ function drawBeside(place, shown, conversations) {
       const content = el(
         "div",
         { class: turn.process > 0 ? "side-turn picked" : "side-turn" },
-        el("p", { class: "side-number" }, `turn ${number + 1}`, turn.process > 0 ? " ★" : null, parts ? el("span", { class: "chip" }, "first difference") : null, turn.advantage === undefined ? null : el("span", { class: "side-advantage" }, `advantage ${formatted(turn.advantage, "number", true)}`)),
+        el(
+          "p",
+          { class: "side-number" },
+          `turn ${number + 1}`,
+          turn.process > 0 ? " ★" : null,
+          parts ? el("span", { class: "chip" }, "first difference") : null,
+          turn.advantage === undefined
+            ? null
+            : el("span", { class: "side-advantage" }, `advantage ${formatted(turn.advantage, "number", true)}`),
+        ),
         tintedStrategy(conversation, number, largestWeight(conversation)),
         said(turn.action, "action"),
         said(turn.seen, "seen"),

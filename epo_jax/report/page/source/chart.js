@@ -14,7 +14,13 @@ function chart(spec, resumes, xName) {
     el("span", { class: "key" }, line.label ? [lineSample(line, index), el("span", {}, line.label)] : null, values[index]),
   );
   const drawing = svg("svg", { class: "plot", role: "img", tabindex: 0, height: CHART_HEIGHT });
-  const figure = el("figure", { class: "chart" }, el("figcaption", {}, el("h3", {}, spec.title), readout), el("div", { class: "keys" }, keys), drawing);
+  const figure = el(
+    "figure",
+    { class: "chart" },
+    el("figcaption", {}, el("h3", {}, spec.title), readout),
+    el("div", { class: "keys" }, keys),
+    drawing,
+  );
   let cursor = null;
   let scale = null;
   let hair = null;
@@ -66,10 +72,18 @@ function chart(spec, resumes, xName) {
     scale = scales(spec, places, resumes, width);
     drawing.setAttribute("width", width);
     hair = svg("line", { class: "hair", y1: MARGIN.top, y2: CHART_HEIGHT - MARGIN.bottom });
-    drawing.replaceChildren(...axes(scale, spec, width), ...resumes.map((x) => resumeMark(scale, x)), ...spec.lines.flatMap((line, index) => drawLine(scale, line, index)), hair);
+    drawing.replaceChildren(
+      ...axes(scale, spec, width),
+      ...resumes.map((x) => resumeMark(scale, x)),
+      ...spec.lines.flatMap((line, index) => drawLine(scale, line, index)),
+      hair,
+    );
     say();
   };
-  const last = spec.lines.map((line) => `${line.label || "value"} from ${formatted(line.points[0][1], spec.format)} to ${formatted(line.points.at(-1)[1], spec.format)}`);
+  const last = spec.lines.map(
+    (line) =>
+      `${line.label || "value"} from ${formatted(line.points[0][1], spec.format)} to ${formatted(line.points.at(-1)[1], spec.format)}`,
+  );
   drawing.setAttribute("aria-label", plain(`${spec.title}, by ${xName}: ${last.join("; ")}. Arrow keys read values.`));
   return figure;
 }
@@ -105,11 +119,14 @@ function niceTicks(low, high) {
 }
 
 function tickText(value, form) {
-  if (form === "percent") return `${+(100 * value).toPrecision(3)} %`;
+  if (form === "percent") return `${+(100 * value).toPrecision(3)}${PER_CENT}`;
   if (value === 0) return "0";
   const size = Math.abs(value);
   const short = +size.toPrecision(3);
-  const text = size >= 1e6 || size < 1e-3 ? short.toExponential().replace("e+", "e").replace("e-", `e${MINUS}`) : short.toLocaleString("en", { maximumFractionDigits: 4 });
+  const text =
+    size >= 1e6 || size < 1e-3
+      ? short.toExponential().replace("e+", "e").replace("e-", `e${MINUS}`)
+      : short.toLocaleString("en", { maximumFractionDigits: 4 });
   return (value < 0 ? MINUS : "") + text;
 }
 
@@ -122,7 +139,9 @@ function axes(scale, spec, width) {
   }
   const [left, right] = [Math.ceil(scale.xs[0]), Math.floor(scale.xs[1])];
   const middle = Math.round((left + right) / 2);
-  for (const tick of new Set(right - left >= 4 ? [left, middle, right] : Array.from({ length: right - left + 1 }, (_, index) => left + index))) {
+  for (const tick of new Set(
+    right - left >= 4 ? [left, middle, right] : Array.from({ length: right - left + 1 }, (_, index) => left + index),
+  )) {
     nodes.push(svg("text", { class: "tick", x: scale.x(tick), y: CHART_HEIGHT - 6, "text-anchor": "middle" }, tick.toLocaleString("en")));
   }
   return nodes;
@@ -131,8 +150,12 @@ function axes(scale, spec, width) {
 function drawLine(scale, line, index) {
   const style = `line-${index % DASHES.length}`;
   const marks = line.points.flatMap(([x, y, low, high]) => {
-    const whisker = low === undefined ? [] : [svg("path", { class: `whisker ${style}`, d: `M${scale.x(x)} ${scale.y(low)}V${scale.y(high)}` })];
-    return [...whisker, svg("circle", { class: `${line.held_out ? "open" : "dot"} ${style}`, cx: scale.x(x), cy: scale.y(y), r: line.held_out ? 4 : 2.5 })];
+    const whisker =
+      low === undefined ? [] : [svg("path", { class: `whisker ${style}`, d: `M${scale.x(x)} ${scale.y(low)}V${scale.y(high)}` })];
+    return [
+      ...whisker,
+      svg("circle", { class: `${line.held_out ? "open" : "dot"} ${style}`, cx: scale.x(x), cy: scale.y(y), r: line.held_out ? 4 : 2.5 }),
+    ];
   });
   if (line.held_out) return marks;
   const path = line.points.map(([x, y], place) => `${place ? "L" : "M"}${scale.x(x).toFixed(1)} ${scale.y(y).toFixed(1)}`).join("");
@@ -150,7 +173,11 @@ function resumeMark(scale, x) {
 function lineSample(line, index) {
   const style = `line-${index % DASHES.length}`;
   const sample = svg("svg", { class: "sample", width: 22, height: 10, "aria-hidden": "true" });
-  if (line.held_out) sample.append(svg("path", { class: `whisker ${style}`, d: "M11 0V10" }), svg("circle", { class: `open ${style}`, cx: 11, cy: 5, r: 3.5 }));
+  if (line.held_out)
+    sample.append(
+      svg("path", { class: `whisker ${style}`, d: "M11 0V10" }),
+      svg("circle", { class: `open ${style}`, cx: 11, cy: 5, r: 3.5 }),
+    );
   else sample.append(svg("path", { class: `line ${style}`, d: "M0 5H22", "stroke-dasharray": DASHES[index % DASHES.length] || null }));
   return sample;
 }

@@ -56,7 +56,13 @@ function piecesOf(turn) {
 
 function strategyOf(turn) {
   const pieces = piecesOf(turn);
-  return pieces ? pieces.filter((piece) => !piece.special).map((piece) => piece.text).join("").trim() : (turn.said ?? "");
+  return pieces
+    ? pieces
+        .filter((piece) => !piece.special)
+        .map((piece) => piece.text)
+        .join("")
+        .trim()
+    : (turn.said ?? "");
 }
 
 // Everything that is said in an episode, in lower case, for the search. Texts are read once.

@@ -1,6 +1,10 @@
 // One episode as a conversation: strategy, action and observation of every turn, with its reward, the judge's and its advantage.
 
-const ENDS = { done: "the environment ended it", max_turns: "out of turns", context: "out of context" };
+const ENDS = new Map([
+  ["done", "the environment ended it"],
+  ["max_turns", "out of turns"],
+  ["context", "out of context"],
+]);
 
 function resultMark(episode) {
   if (episode.masked !== null) return el("span", { class: "mark masked", title: "masked", role: "img", "aria-label": "masked" }, "?");
@@ -11,15 +15,30 @@ function resultMark(episode) {
 
 // The other episodes of the same task from the same seat, in the order in which they were played.
 function sameTask(episode) {
-  return episodes.filter((other) => other.task === episode.task && other.environment === episode.environment && other.seat === episode.seat);
+  return episodes.filter(
+    (other) => other.task === episode.task && other.environment === episode.environment && other.seat === episode.seat,
+  );
 }
 
-function facts(episode) {
+// The other seat of the same conversation, where the strategist had both.
+function otherSeat(episode) {
+  return episodes.find(
+    (other) =>
+      other.file === episode.file &&
+      other.seed === episode.seed &&
+      other.environment === episode.environment &&
+      other.seat !== episode.seat,
+  );
+}
+
+function facts(episode, conversation) {
   const pairs = [
     ["played in", phaseName(episode.file)],
     ["reward", formatted(episode.reward)],
     ["turns", String(episode.turns)],
-    ["ended", ENDS[episode.end] ?? episode.end],
+    ["ended", conversation?.ended_by ?? ENDS.get(episode.end) ?? episode.end],
+    ["scenario", conversation?.scenario],
+    ["scores", conversation?.scores],
     ["weights", episode.weights],
     ["actor", episode.actor],
     ["judge", episode.judge],
@@ -30,7 +49,11 @@ function facts(episode) {
     ["seed", String(episode.seed)],
     ["kept in", `${episode.file.name}, line ${episode.place + 1}`],
   ];
-  return el("dl", { class: "facts" }, pairs.filter(([, value]) => value).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  return el(
+    "dl",
+    { class: "facts" },
+    pairs.filter(([, value]) => value).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
 }
 
 async function episodeArticle(episode) {
@@ -39,16 +62,35 @@ async function episodeArticle(episode) {
   const others = sameTask(episode);
   article.append(
     el("header", {}, resultMark(episode), el("h3", {}, episode.task), el("span", { class: "chip" }, episode.environment)),
-    facts(episode),
+    facts(episode, conversation),
   );
-  if (others.length > 1) {
-    article.append(el("p", {}, el("a", { class: "button", href: address("beside", { task: episode.id }) }, `This task side by side: ${others.length} episodes`)));
-  }
+  const links = el("p", { class: "bar" });
+  if (others.length > 1)
+    links.append(
+      el("a", { class: "button", href: address("beside", { task: episode.id }) }, `This task side by side: ${others.length} episodes`),
+    );
+  const other = otherSeat(episode);
+  if (other)
+    links.append(
+      el(
+        "a",
+        { class: "button", href: address("beside", { task: episode.id, shown: `${episode.id},${other.id}` }) },
+        "Both seats side by side",
+      ),
+    );
+  if (links.children.length) article.append(links);
   if (!conversation) {
-    article.append(el("p", { class: "note" }, `This conversation is not in the page, which would be too large: it is line ${episode.place + 1} of ${episode.file.name}.`));
+    article.append(
+      el(
+        "p",
+        { class: "note" },
+        `This conversation is not in the page, which would be too large: it is line ${episode.place + 1} of ${episode.file.name}.`,
+      ),
+    );
     return article;
   }
-  if (conversation.why !== undefined) article.append(el("p", { class: "alert" }, "Masked, so nothing is learned from it: ", said(conversation.why)));
+  if (conversation.why !== undefined)
+    article.append(el("p", { class: "alert" }, "Masked, so nothing is learned from it: ", said(conversation.why)));
   const turns = el("ol", { class: "turns" });
   const legend = el("div");
   function redraw() {
@@ -57,7 +99,8 @@ async function episodeArticle(episode) {
     legend.replaceChildren(tintLegend(conversation));
   }
   if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
-  if (conversation.judge?.reasoning) article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));
+  if (conversation.judge?.reasoning)
+    article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));
   article.append(line("Environment", said(conversation.first), "opening"), turns);
   redraw();
   return article;
@@ -74,7 +117,12 @@ function turnItem(conversation, number, largest) {
   return el(
     "li",
     { class: picked ? "turn picked" : "turn" },
-    el("div", { class: "number", title: picked ? "picked by the judge" : null }, String(number + 1), picked ? el("span", { class: "star", role: "img", "aria-label": "picked by the judge" }, "★") : null),
+    el(
+      "div",
+      { class: "number", title: picked ? "picked by the judge" : null },
+      String(number + 1),
+      picked ? el("span", { class: "star", role: "img", "aria-label": "picked by the judge" }, "★") : null,
+    ),
     el(
       "div",
       { class: "exchange" },
@@ -98,7 +146,9 @@ function turnNumbers(turn, grade) {
   const list = el("dl", { class: "numbers" });
   for (const [name, value] of rows) {
     const signed = name === "judge" || name === "advantage";
-    list.append(el("div", { class: value ? name : `${name} nothing` }, el("dt", {}, name), el("dd", {}, formatted(value, "number", signed))));
+    list.append(
+      el("div", { class: value ? name : `${name} nothing` }, el("dt", {}, name), el("dd", {}, formatted(value, "number", signed))),
+    );
   }
   if (turn.advantage !== undefined) list.append(advantageBar(turn.advantage));
   return list;

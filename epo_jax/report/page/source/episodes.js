@@ -8,7 +8,9 @@ const ORDERS = { played: "in order of play", worst: "lowest reward first", best:
 
 function episodesView(parameters) {
   const view = el("div", { class: "view episodes-view" });
-  const state = Object.fromEntries(["environment", "phase", "result", "low", "high", "text", "order", "open"].map((name) => [name, parameters.get(name) ?? ""]));
+  const state = Object.fromEntries(
+    ["environment", "phase", "result", "low", "high", "text", "order", "open"].map((name) => [name, parameters.get(name) ?? ""]),
+  );
   const count = el("p", { class: "note", role: "status" });
   const list = el("div", { class: "list", role: "listbox", tabindex: 0, "aria-label": "Episodes" });
   const spacer = el("div", { class: "spacer" });
@@ -28,13 +30,28 @@ function episodesView(parameters) {
   const filters = el(
     "form",
     { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
-    choice("Environment", [["", "all environments"], ...environments.map((name) => [name, name])], state.environment, change("environment")),
-    choice("Round", [["", "all rounds"], ["round", "all training rounds"], ["evaluation", "all held-out"], ...phases], state.phase, change("phase")),
+    choice(
+      "Environment",
+      [["", "all environments"], ...environments.map((name) => [name, name])],
+      state.environment,
+      change("environment"),
+    ),
+    choice(
+      "Round",
+      [["", "all rounds"], ["round", "all training rounds"], ["evaluation", "all held-out"], ...phases],
+      state.phase,
+      change("phase"),
+    ),
     choice("Result", Object.entries(RESULTS), state.result || "all", change("result")),
     number("Reward from", state.low, change("low")),
     number("to", state.high, change("high")),
     choice("Order", Object.entries(ORDERS), state.order || "played", change("order")),
-    el("label", { class: "wide" }, el("span", {}, "Text"), el("input", { type: "search", id: "search", value: state.text, placeholder: "in anything that was said", oninput: change("text") })),
+    el(
+      "label",
+      { class: "wide" },
+      el("span", {}, "Text"),
+      el("input", { type: "search", id: "search", value: state.text, placeholder: "in anything that was said", oninput: change("text") }),
+    ),
   );
 
   async function filter() {
@@ -44,7 +61,10 @@ function episodesView(parameters) {
     if (mine !== search) return;
     found = sorted(wanted, state.order);
     const held = episodes.filter((episode) => blockOf(episode) !== null).length;
-    const missing = held < episodes.length ? ` The conversations of ${formatted(episodes.length - held, "count")} are not in the page, which would be too large.` : "";
+    const missing =
+      held < episodes.length
+        ? ` The conversations of ${formatted(episodes.length - held, "count")} are not in the page, which would be too large.`
+        : "";
     count.textContent = `${formatted(found.length, "count")} of ${formatted(episodes.length, "count")} episodes.${missing}`;
     chosen = found.findIndex((episode) => episode.id === state.open);
     spacer.style.height = `${found.length * ROW_HEIGHT}px`;
@@ -57,7 +77,8 @@ function episodesView(parameters) {
     const first = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - ROWS_BEYOND);
     const last = Math.min(found.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW_HEIGHT) + ROWS_BEYOND);
     const rows = [];
-    for (let index = first; index < last; index++) rows.push(episodeRow(found[index], index, found.length, index === chosen, () => choose(index, true)));
+    for (let index = first; index < last; index++)
+      rows.push(episodeRow(found[index], index, found.length, index === chosen, () => choose(index, true)));
     spacer.replaceChildren(...rows);
     if (chosen >= first && chosen < last) list.setAttribute("aria-activedescendant", `row-${chosen}`);
     else list.removeAttribute("aria-activedescendant");
@@ -98,13 +119,23 @@ function episodesView(parameters) {
   }
 
   function remember() {
-    replaceAddress("episodes", Object.fromEntries(Object.entries(state).filter(([name, value]) => value && value !== { result: "all", order: "played" }[name])));
+    replaceAddress(
+      "episodes",
+      Object.fromEntries(Object.entries(state).filter(([name, value]) => value && value !== { result: "all", order: "played" }[name])),
+    );
   }
 
   list.addEventListener("scroll", drawRows, { passive: true });
   list.addEventListener("keydown", (event) => {
     const page = Math.max(1, Math.floor(list.clientHeight / ROW_HEIGHT) - 1);
-    const next = { ArrowDown: chosen + 1, ArrowUp: chosen - 1, PageDown: chosen + page, PageUp: chosen - page, Home: 0, End: found.length - 1 }[event.key];
+    const next = {
+      ArrowDown: chosen + 1,
+      ArrowUp: chosen - 1,
+      PageDown: chosen + page,
+      PageUp: chosen - page,
+      Home: 0,
+      End: found.length - 1,
+    }[event.key];
     if (next !== undefined) {
       event.preventDefault();
       choose(next, view.classList.contains("has-open"));
@@ -118,7 +149,14 @@ function episodesView(parameters) {
 
   view.append(el("h2", { class: "hidden" }, "Episodes"), filters, count, el("div", { class: "panes" }, list, opened));
   opened.append(hint());
-  if (!episodes.length) opened.replaceChildren(el("p", { class: "note" }, run.origin.data ? `This run learned from recorded conversations: ${run.origin.data}.` : "No episode has ended yet."));
+  if (!episodes.length)
+    opened.replaceChildren(
+      el(
+        "p",
+        { class: "note" },
+        run.origin.data ? `This run learned from recorded conversations: ${run.origin.data}.` : "No episode has ended yet.",
+      ),
+    );
   new ResizeObserver(drawRows).observe(list);
   requestAnimationFrame(async () => {
     await filter();
@@ -134,7 +172,11 @@ function matches(episode, state) {
     if (episode.file.phase !== state.phase) return false;
   } else if (state.phase && episode.file !== run.episodes.files[Number(state.phase)]) return false;
   if (state.result === "masked" && episode.masked === null) return false;
-  if ((state.result === "success" || state.result === "failure") && (episode.masked !== null || Boolean(episode.success) !== (state.result === "success"))) return false;
+  if (
+    (state.result === "success" || state.result === "failure") &&
+    (episode.masked !== null || Boolean(episode.success) !== (state.result === "success"))
+  )
+    return false;
   if (state.low !== "" && episode.reward < Number(state.low)) return false;
   return !(state.high !== "" && episode.reward > Number(state.high));
 }
@@ -154,18 +196,28 @@ async function withText(wanted, text, stale, count) {
 }
 
 function sorted(wanted, order) {
-  const by = { worst: (a, b) => a.reward - b.reward, best: (a, b) => b.reward - a.reward, longest: (a, b) => b.turns - a.turns }[order];
-  return by ? [...wanted].sort(by) : wanted;
+  if (order === "worst") return [...wanted].sort((a, b) => a.reward - b.reward);
+  if (order === "best") return [...wanted].sort((a, b) => b.reward - a.reward);
+  if (order === "longest") return [...wanted].sort((a, b) => b.turns - a.turns);
+  return wanted;
 }
 
 function episodeRow(episode, index, total, isChosen, onclick) {
   const words = [episode.environment, phaseName(episode.file), `${episode.turns} turns`];
-  if (episode.seat !== "agent") words.push(episode.seat);
+  if (episode.seat !== "agent") words.push(`seat ${episode.seat}`);
   if (episode.partner) words.push(`met ${partnerName(episode.partner)}`);
   if (episode.masked !== null) words.push("masked");
   const row = el(
     "div",
-    { class: "row", role: "option", id: `row-${index}`, "aria-selected": String(isChosen), "aria-setsize": total, "aria-posinset": index + 1, onclick },
+    {
+      class: "row",
+      role: "option",
+      id: `row-${index}`,
+      "aria-selected": String(isChosen),
+      "aria-setsize": total,
+      "aria-posinset": index + 1,
+      onclick,
+    },
     resultMark(episode),
     el("span", { class: "task" }, episode.task),
     el("span", { class: "reward" }, formatted(episode.reward, "fixed")),
@@ -176,14 +228,37 @@ function episodeRow(episode, index, total, isChosen, onclick) {
 }
 
 function choice(label, options, value, onchange) {
-  const select = el("select", { onchange }, options.map(([key, words]) => el("option", { value: key, selected: key === value }, plain(words))));
+  const select = el(
+    "select",
+    { onchange },
+    options.map(([key, words]) => el("option", { value: key, selected: key === value }, plain(words))),
+  );
   return el("label", {}, el("span", {}, label), select);
 }
 
 function number(label, value, oninput) {
-  return el("label", { class: "narrow" }, el("span", {}, label), el("input", { type: "number", min: 0, max: 1, step: 0.05, value, oninput }));
+  return el(
+    "label",
+    { class: "narrow" },
+    el("span", {}, label),
+    el("input", { type: "number", min: 0, max: 1, step: 0.05, value, oninput }),
+  );
 }
 
 function hint() {
-  return el("p", { class: "note" }, "Choose an episode to read it. ", el("kbd", {}, "↓"), " ", el("kbd", {}, "↑"), " move, ", el("kbd", {}, "Enter"), " opens, ", el("kbd", {}, "/"), " searches, ", el("kbd", {}, "?"), " tells more.");
+  return el(
+    "p",
+    { class: "note" },
+    "Choose an episode to read it. ",
+    el("kbd", {}, "↓"),
+    " ",
+    el("kbd", {}, "↑"),
+    " move, ",
+    el("kbd", {}, "Enter"),
+    " opens, ",
+    el("kbd", {}, "/"),
+    " searches, ",
+    el("kbd", {}, "?"),
+    " tells more.",
+  );
 }

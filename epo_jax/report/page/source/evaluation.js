@@ -6,14 +6,29 @@ function evaluationView() {
     view.append(el("p", { class: "note" }, "Nothing has been evaluated yet."));
     return view;
   }
-  view.append(el("p", { class: "note" }, "Means over tasks with 95 % bootstrap intervals. Differences are to the table's first line, paired by task."));
+  view.append(
+    el(
+      "p",
+      { class: "note" },
+      "Means over tasks with 95 % bootstrap intervals. Differences are to the table's first line, paired by task.",
+    ),
+  );
   for (const found of run.evaluations) view.append(el("h3", {}, found.title), evaluationTable(found));
   return view;
 }
 
 function evaluationTable(found) {
   const highest = Math.max(...found.rows.map((row) => row.high ?? 0), found.rows[0].shares ? 0.1 : 0);
-  const columns = [{ title: "", left: true }, { title: "" , left: true }, { title: "mean" }, { title: "95 % interval", left: true }, { title: "tasks" }, { title: "difference", left: true }, { title: "p" }, { title: "test", left: true }];
+  const columns = [
+    { title: "", left: true },
+    { title: "", left: true },
+    { title: "mean" },
+    { title: "95 % interval", left: true },
+    { title: "tasks" },
+    { title: "difference", left: true },
+    { title: "p" },
+    { title: "test", left: true },
+  ];
   const rows = found.rows.map((row) => {
     const form = row.shares ? "percent" : "number";
     const points = row.shares ? "points" : "number";
@@ -25,7 +40,9 @@ function evaluationTable(found) {
       formatted(row.mean, form),
       known ? interval(row.low, row.high, form) : "–",
       formatted(row.n, "count"),
-      compared ? `${formatted(row.difference, points, true)}${row.shares ? " points" : ""} ${interval(row.difference_low, row.difference_high, points, true)}` : "–",
+      compared
+        ? `${formatted(row.difference, points, true)}${row.shares ? " points" : ""} ${interval(row.difference_low, row.difference_high, points, true)}`
+        : "–",
       compared ? (row.p < 0.001 ? row.p.toExponential(1).replace("e-", `e${MINUS}`) : row.p.toFixed(3)) : "–",
       compared ? row.test : "",
     ];

@@ -38,12 +38,10 @@ function show() {
   if (view && location.hash === shownAddress) return;
   shownAddress = location.hash;
   const [name, query] = location.hash.slice(1).split("?");
-  const known = name in VIEWS ? name : "overview";
+  const known = Object.hasOwn(VIEWS, name) ? name : "overview";
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${known === "beside" ? "episodes" : known}`) {
-      link.setAttribute("aria-current", "page");
-      link.scrollIntoView({ block: "nearest", inline: "nearest" });
-    } else link.removeAttribute("aria-current");
+    if (link.hash === `#${known === "beside" ? "episodes" : known}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
   const moved = view !== null;
   view = VIEWS[known][1](new URLSearchParams(query ?? ""));
@@ -66,7 +64,15 @@ function begin() {
     nav.append(link);
   }
   const keys = document.getElementById("keys");
-  keys.append(el("h2", { id: "keys-title" }, "Keys"), el("dl", {}, KEYS.flatMap(([key, words]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, words)])), el("button", { type: "button", onclick: () => keys.close() }, "Close"));
+  keys.append(
+    el("h2", { id: "keys-title" }, "Keys"),
+    el(
+      "dl",
+      {},
+      KEYS.flatMap(([key, words]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, words)]),
+    ),
+    el("button", { type: "button", onclick: () => keys.close() }, "Close"),
+  );
   document.getElementById("skip").addEventListener("click", () => main.focus());
   addEventListener("hashchange", show);
   addEventListener("keydown", onKey);

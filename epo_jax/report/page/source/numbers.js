@@ -1,12 +1,13 @@
 // Numbers as people read them, and tables of them.
 
 const MINUS = "\u2212";
+const PER_CENT = "\u00a0%"; // never parted from its number
 
 function formatted(value, form = "number", signed = false) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
   let text;
-  if (form === "percent") text = `${(100 * size).toFixed(size > 0 && size < 0.01 ? 2 : 1)} %`;
+  if (form === "percent") text = (100 * size).toFixed(size > 0 && size < 0.01 ? 2 : 1) + PER_CENT;
   else if (form === "points") text = (100 * size).toFixed(1);
   else if (form === "count") text = size >= 100 || Number.isInteger(size) ? Math.round(size).toLocaleString("en") : size.toFixed(1);
   else if (form === "fixed") text = size.toFixed(3);
@@ -24,9 +25,23 @@ function interval(low, high, form, signed = false) {
 
 // columns: [{title, left}]; rows: lists of texts or nodes. Wide tables scroll by themselves.
 function table(columns, rows, caption = null, className = null) {
-  const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: column.left ? "left" : "" }, column.title)));
-  const body = rows.map((row) =>
-    el("tr", {}, row.map((cell, index) => el(index === 0 ? "th" : "td", { scope: index === 0 ? "row" : null, class: columns[index].left ? "left" : "" }, cell))),
+  const head = el(
+    "tr",
+    {},
+    columns.map((column) => el("th", { scope: "col", class: column.left ? "left" : "" }, column.title)),
   );
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption ?? "table" }, el("table", { class: className }, el("thead", {}, head), el("tbody", {}, body)));
+  const body = rows.map((row) =>
+    el(
+      "tr",
+      {},
+      row.map((cell, index) =>
+        el(index === 0 ? "th" : "td", { scope: index === 0 ? "row" : null, class: columns[index].left ? "left" : "" }, cell),
+      ),
+    ),
+  );
+  return el(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption ?? "table" },
+    el("table", { class: className }, el("thead", {}, head), el("tbody", {}, body)),
+  );
 }

@@ -15,7 +15,9 @@ function overviewView(parameters) {
   for (const name of axes) {
     switches.append(el("a", { href: address("overview", { axis: name }), "aria-current": name === axis ? "true" : null }, AXES[name][0]));
   }
-  const note = resumes.length ? el("p", { class: "note" }, `▾ marks where the run was resumed (${resumes.length === 1 ? "once" : `${resumes.length} times`}).`) : null;
+  const note = resumes.length
+    ? el("p", { class: "note" }, `▾ marks where the run was resumed (${resumes.length === 1 ? "once" : `${resumes.length} times`}).`)
+    : null;
   const drawn = charts.map((spec) => chart(spec, resumes, AXES[axis][1]));
   const grid = el("div", { class: "charts" }, drawn);
   view.append(el("div", { class: "bar" }, switches, note), grid);
@@ -31,24 +33,46 @@ function standing() {
   const played = episodes.filter((episode) => episode.file.phase === "round").length;
   const total = run.run.rounds;
   const tiles = [tile("Rounds done", String(run.run.done), run.origin.data ? "passes over recorded data" : total ? `of ${total}` : "")];
-  tiles.push(tile("Episodes", formatted(played, "count"), `${formatted(episodes.length - played, "count")} more on held-out tasks`, address("episodes")));
+  tiles.push(
+    tile(
+      "Episodes",
+      formatted(played, "count"),
+      `${formatted(episodes.length - played, "count")} more on held-out tasks`,
+      address("episodes"),
+    ),
+  );
   for (const found of run.evaluations.filter((each) => !each.title.includes("bought")).slice(0, 4)) {
     const [first, last] = [found.rows[0], found.rows.at(-1)];
     const form = first.shares ? "percent" : "number";
     let change = `95 % interval ${interval(last.low, last.high, form)}`;
     if (last.difference !== undefined) {
       const points = last.shares ? "points" : "number";
-      change = `${formatted(last.difference, points, true)}${last.shares ? " points" : ""} ${interval(last.difference_low, last.difference_high, points, true)} since the first`;
+      const range = interval(last.difference_low, last.difference_high, points, true);
+      change = `${formatted(last.difference, points, true)}${last.shares ? " points" : ""} ${range} since the first`;
     }
     tiles.push(tile(`${found.title}, held out`, formatted(last.mean, form), change, address("evaluation")));
   }
   const warnings = run.health.warnings.length + run.health.unreadable.length;
-  tiles.push(tile("Warnings", String(warnings), warnings ? run.health.warnings.map((warning) => warning.name).join("; ") : "none of the rules is broken", address("health"), warnings > 0));
+  tiles.push(
+    tile(
+      "Warnings",
+      String(warnings),
+      warnings ? run.health.warnings.map((warning) => warning.name).join("; ") : "none of the rules is broken",
+      address("health"),
+      warnings > 0,
+    ),
+  );
   return el("div", { class: "tiles" }, tiles);
 }
 
 function tile(label, value, more, href = null, alarming = false) {
-  return el(href ? "a" : "div", { class: alarming ? "tile alarm" : "tile", href }, el("span", { class: "label" }, label), el("span", { class: "figure" }, value), el("span", { class: "more-words" }, more));
+  return el(
+    href ? "a" : "div",
+    { class: alarming ? "tile alarm" : "tile", href },
+    el("span", { class: "label" }, label),
+    el("span", { class: "figure" }, value),
+    el("span", { class: "more-words" }, more),
+  );
 }
 
 function allFigures() {

@@ -7,8 +7,20 @@ function provenanceView() {
   const body = el("div");
   const only = el("input", { type: "checkbox", checked: true });
   function draw() {
-    const rows = (only.checked ? differing : config).map(([field, value, before, differs]) => [differs ? el("strong", {}, field) : field, value === "" ? "(empty)" : value, differs ? (before === null ? "not in it" : before === "" ? "(empty)" : before) : "same"]);
-    body.replaceChildren(rows.length ? table(["field", "this run", preset].map((title) => ({ title, left: true })), rows, "Configuration") : el("p", { class: "note" }, "Nothing differs."));
+    const rows = (only.checked ? differing : config).map(([field, value, before, differs]) => [
+      differs ? el("strong", {}, field) : field,
+      value === "" ? "(empty)" : value,
+      differs ? (before === null ? "not in it" : before === "" ? "(empty)" : before) : "same",
+    ]);
+    body.replaceChildren(
+      rows.length
+        ? table(
+            ["field", "this run", preset].map((title) => ({ title, left: true })),
+            rows,
+            "Configuration",
+          )
+        : el("p", { class: "note" }, "Nothing differs."),
+    );
   }
   only.addEventListener("change", draw);
   draw();
@@ -16,7 +28,7 @@ function provenanceView() {
     el("h3", {}, "Configuration"),
     el("p", { class: "bar" }, el("label", {}, only, ` only what differs from ${preset} (${differing.length} of ${config.length} fields)`)),
     body,
-    data ? el("p", {}, `Learned from ${data}.`) : null ?? "",
+    data ? el("p", {}, `Learned from ${data}.`) : (null ?? ""),
     el("h3", {}, "Starts"),
   );
   starts.forEach((start, index) => {
@@ -26,10 +38,25 @@ function provenanceView() {
         { class: "start" },
         el("p", {}, el("strong", {}, index ? `resumed ${start.time}` : `begun ${start.time}`)),
         said(start.command, "command"),
-        el("p", { class: "note" }, `seed ${start.seed}; ${start.devices.join(", ")}; Python ${start.python}; ${start.versions.map((pair) => pair.join(" ")).join(", ")}`),
+        el(
+          "p",
+          { class: "note" },
+          `seed ${start.seed}; ${start.devices.join(", ")}; Python ${start.python}; ${start.versions.map((pair) => pair.join(" ")).join(", ")}`,
+        ),
       ),
     );
   });
-  view.append(el("h3", {}, "Weights"), table([{ title: "", left: true }, { title: "weights", left: true }, { title: "", left: true }], lineage, "Weights"));
+  view.append(
+    el("h3", {}, "Weights"),
+    table(
+      [
+        { title: "", left: true },
+        { title: "weights", left: true },
+        { title: "", left: true },
+      ],
+      lineage,
+      "Weights",
+    ),
+  );
   return view;
 }
