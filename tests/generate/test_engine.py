@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from epo_jax.errors import UserError
-from epo_jax.generate import engine as engine_module
+from epo_jax.generate import batches
 from epo_jax.generate.engine import ContextFull, Engine, Sampled, Sampling, Session
 from epo_jax.mesh import make_mesh
 from epo_jax.model import llama
@@ -34,8 +34,8 @@ def make_params(seed: int = 0) -> llama.Params:
 def small_buckets() -> Iterator[None]:
     """Buckets small enough that short conversations cross several of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "SMALLEST_LENGTH", 8)
-        patch.setattr(engine_module, "SMALLEST_CAPACITY", 48)
+        patch.setattr(batches, "SMALLEST_LENGTH", 8)
+        patch.setattr(batches, "SMALLEST_CAPACITY", 48)
         yield
 
 
@@ -175,7 +175,7 @@ def test_each_turn_reads_only_its_new_tokens_and_nothing_compiles_twice(engine: 
     conversations = asyncio.run(converse_all(engine, range(8)))
     after = engine.stats
     assert after["compilations"] == before["compilations"] < 16
-    assert engine._programs.prefill._cache_size() + engine._programs.decode._cache_size() == engine._programs.traces
+    assert engine._device.programs.prefill._cache_size() + engine._device.programs.decode._cache_size() == engine._device.programs.traces
     sampled = sum(len(one.tokens) for _, heard in conversations for _, one in heard)
     assert after["decode_tokens"] - before["decode_tokens"] == sampled
     assert after["prompt_tokens"] - before["prompt_tokens"] == sum(begin for _, heard in conversations for begin, _ in heard)
@@ -187,7 +187,7 @@ def test_each_turn_reads_only_its_new_tokens_and_nothing_compiles_twice(engine: 
 
 def test_caches_are_donated(engine: Engine) -> None:
     asyncio.run(converse(engine, 0, turns=1))
-    keys, _ = engine._caches[0]
+    keys, _ = engine._device.caches[0]
     asyncio.run(converse(engine, 0, turns=1))
     assert keys.is_deleted()
 
@@ -258,7 +258,7 @@ def test_full_context(engine: Engine) -> None:
         engine.close(other)
 
     asyncio.run(fill())
-    assert len(engine._free) == 8
+    assert len(engine._pump.free) == 8
 
 
 def test_sessions_wait_for_slots_in_order_of_arrival() -> None:
@@ -279,7 +279,7 @@ def test_sessions_wait_for_slots_in_order_of_arrival() -> None:
 
         asyncio.run(everyone())
         assert sorted(order[:2]) == [0, 1] and sorted(order[2:4]) == [2, 3] and sorted(order[4:]) == [4, 5]
-        assert len(engine._free) == 2
+        assert len(engine._pump.free) == 2
 
 
 def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> None:
@@ -315,18 +315,18 @@ def test_a_call_cancelled_between_answer_and_hearing_counts_as_cancelled(monkeyp
             await engine.generate(session, [10, 11], Sampling(max_new_tokens=3))
             kept = list(session.tokens)
             call = asyncio.create_task(engine.generate(session, [13], Sampling(max_new_tokens=3)))
-            accept = engine._accept
+            accept = engine._pump.accept
 
             def accept_and_cancel(request, *sampled) -> None:
                 accept(request, *sampled)
                 if request.answer.done():
                     call.cancel()
 
-            monkeypatch.setattr(engine, "_accept", accept_and_cancel)
+            monkeypatch.setattr(engine._pump, "accept", accept_and_cancel)
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert session.tokens == kept
-            assert len(engine._free) == 1
+            assert len(engine._pump.free) == 1
 
         asyncio.run(scenario())
 
@@ -339,13 +339,13 @@ def test_a_failure_reaches_every_caller_and_the_engine_goes_on(monkeypatch: pyte
             raise OSError("the device is gone")
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine._programs, "decode", broken)
+            patch.setattr(engine._device.programs, "decode", broken)
 
             async def all_fail() -> list:
                 return await asyncio.wait_for(asyncio.gather(*(converse(engine, seed) for seed in range(4)), return_exceptions=True), 30)
 
             assert [str(error) for error in asyncio.run(all_fail())] == ["the device is gone"] * 4
-        assert len(engine._free) == 2
+        assert len(engine._pump.free) == 2
         assert [samples(one) for one in asyncio.run(converse_all(engine, range(2)))] == [samples(one) for one in healthy]
 
 
@@ -357,13 +357,13 @@ def test_damaged_weights_are_an_error_and_not_a_sample() -> None:
 
 def test_the_event_loop_runs_while_the_device_works(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    decode = engine._programs.decode
+    decode = engine._device.programs.decode
 
     def waits_for_a_coroutine(*args, **options):
         assert released.wait(timeout=20), "the event loop stood still while the device worked"
         return decode(*args, **options)
 
-    monkeypatch.setattr(engine._programs, "decode", waits_for_a_coroutine)
+    monkeypatch.setattr(engine._device.programs, "decode", waits_for_a_coroutine)
 
     async def scenario() -> None:
         call = asyncio.create_task(converse(engine, 0, turns=1))
@@ -396,7 +396,7 @@ def test_loops_that_were_broken_off_do_not_hurt_the_next(engine: Engine) -> None
     abandoned.run_until_complete(asyncio.sleep(0))
     abandoned.close()
     assert samples(asyncio.run(converse(engine, 3))) == expected
-    assert len(engine._free) == 8
+    assert len(engine._pump.free) == 8
     task._log_destroy_pending = False
 
 
@@ -438,7 +438,7 @@ def test_shutdown_cancels_what_waits() -> None:
         engine.shutdown()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert engine._pump.done()
+        assert engine._pump.task.done()
 
     asyncio.run(scenario())
 
@@ -453,12 +453,12 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
     expected = asyncio.run(converse_all(engine, range(3), **short))
     with make_engine(mesh=mesh) as divided:
         ours = asyncio.run(converse_all(divided, range(3), **short))
-        sharding = divided._caches[0][0].sharding
+        sharding = divided._device.caches[0][0].sharding
         assert sharding.num_devices == mesh.size and not sharding.is_fully_replicated
         compilations = divided.stats["compilations"]
         divided.update_weights(make_params(), "1")
         assert [samples(one) for one in asyncio.run(converse_all(divided, range(3), **short))] == [samples(one) for one in ours]
-        assert divided.stats["compilations"] == compilations == divided._programs.prefill._cache_size() + divided._programs.decode._cache_size()
+        assert divided.stats["compilations"] == compilations == divided._device.programs.prefill._cache_size() + divided._device.programs.decode._cache_size()
     for (_, theirs), (_, heard) in zip(expected, ours, strict=True):
         for (_, one), (_, other) in zip(theirs, heard, strict=True):
             assert one.tokens == other.tokens
@@ -471,7 +471,7 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
 def test_bfloat16_stays_near_the_float32_model() -> None:
     with make_engine(compute_dtype=jnp.bfloat16, cache_dtype=jnp.bfloat16) as engine:
         conversations = asyncio.run(converse_all(engine, range(3), turns=2, longest=8, sampling=Sampling(max_new_tokens=6)))
-        assert engine._caches[0][0].dtype == jnp.bfloat16
+        assert engine._device.caches[0][0].dtype == jnp.bfloat16
     gaps = [
         np.abs(np.asarray(sampled.logprobs) - rescore(make_params(), session.tokens, begin, begin + len(sampled.tokens)))
         for session, heard in conversations
