@@ -58,7 +58,7 @@ class Shapes:
         self.prefill_chunk = min(prefill_chunk, max_length)
         self.decode_chunk = decode_chunk
         self._pad_id = pad_id
-        self._prefill_tokens = PREFILL_TOKENS.get(jax.default_backend(), 8192)
+        self.prefill_tokens = PREFILL_TOKENS.get(jax.default_backend(), 8192)
         self._length_sizes = kv.doubling(SMALLEST_LENGTH, self.prefill_chunk)
         self._capacity_sizes = kv.doubling(SMALLEST_CAPACITY, max_length)
         # Rows that lie on other devices are not worth gathering: there, every program runs over all slots.
@@ -68,17 +68,15 @@ class Shapes:
         """The bucket of cache entries that holds `length`."""
         return kv.bucket(length, self._capacity_sizes)
 
-    def prefill_groups(self, requests: Sequence[Request]) -> list[tuple[int, list[Request]]]:
-        """(length bucket, requests whose next piece is of that length), the pieces of a batch each, shortest first."""
-        groups: dict[int, list[Request]] = {}
-        for request in requests:
-            piece = min(request.uncached - 1, self.prefill_chunk)
-            groups.setdefault(kv.bucket(piece, self._length_sizes), []).append(request)
-        return [(length, batch) for length, group in sorted(groups.items()) for batch in _split(group, self._prefill_row_sizes(length))]
-
-    def prefill_batch(self, requests: list[Request], length: int) -> PrefillBatch:
-        """The next pieces, of at most `length` tokens: all that is not cached but the very last token, which decode feeds."""
-        rows, places, number = self._place(requests, self._prefill_row_sizes(length))
+    def prefill_batch(self, requests: Sequence[Request]) -> PrefillBatch:
+        """The next piece of the first request, and of others whose piece is of like length: of all tokens that are not cached but
+        the very last, which decode feeds."""
+        lengths = [kv.bucket(min(request.uncached - 1, self.prefill_chunk), self._length_sizes) for request in requests]
+        length = lengths[0]
+        sizes = self._prefill_row_sizes(length)
+        alike = [request for request, other in zip(requests, lengths, strict=True) if other == length]
+        requests = alike[: _rows_that_fill(len(alike), sizes)]
+        rows, places, number = self._place(requests, sizes)
         tokens = np.full((number, length), self._pad_id, np.int32)
         start, count = np.zeros(number, np.int32), np.zeros(number, np.int32)
         for place, request in zip(places, requests, strict=True):
@@ -104,15 +102,15 @@ class Shapes:
         return DecodeBatch(requests, places, rows, tokens, positions, remaining, settings, self.capacity(reach), reach)
 
     def _prefill_row_sizes(self, length: int) -> tuple[int, ...]:
-        """The row buckets of one length: at most _prefill_tokens places, or a quarter of that."""
+        """The row buckets of one length: at most prefill_tokens places, or a quarter of that."""
         if len(self._row_sizes) == 1:
             return self._row_sizes
-        full = max(1, min(self.slots, self._prefill_tokens // length))
+        full = max(1, min(self.slots, self.prefill_tokens // length))
         return tuple(sorted({-(-full // 4), full}))
 
     def _place(self, requests: list[Request], sizes: Sequence[int]) -> tuple[np.ndarray | None, list[int], int]:
         """(rows: the slot of each row of the batch, or None when row r is slot r; each request's row; number of rows)."""
-        slots = [request.session.slot for request in requests]
+        slots = [request.session.slot.index for request in requests]
         number = kv.bucket(len(slots), sizes)
         if number == self.slots:
             return None, slots, number
@@ -121,14 +119,9 @@ class Shapes:
         return rows, list(range(len(slots))), number
 
 
-def _split(requests: list[Request], sizes: Sequence[int]) -> list[list[Request]]:
-    """Cuts a list into batches that fill the row buckets: 9 rows of buckets (2, 8, 32) are 8 and 1, not 9 of 32."""
-    batches = []
-    while requests:
-        number = len(requests)
-        fitting = [size for size in sizes if size <= number]
-        if not fitting or (number <= sizes[-1] and kv.bucket(number, sizes) <= math.ceil(number * 4 / 3)):
-            return [*batches, requests]
-        batches.append(requests[: fitting[-1]])
-        requests = requests[fitting[-1] :]
-    return batches
+def _rows_that_fill(number: int, sizes: Sequence[int]) -> int:
+    """How many of `number` requests make a batch that fills a row bucket: of 9 and buckets (2, 8, 32) it is 8, not 9 of 32."""
+    fitting = [size for size in sizes if size <= number]
+    if not fitting or (number <= sizes[-1] and kv.bucket(number, sizes) <= math.ceil(number * 4 / 3)):
+        return number
+    return fitting[-1]

@@ -1,4 +1,4 @@
-"""The key/value cache: one slot a session, one pair of arrays a layer, and which slot is whose.
+"""The key/value cache: one slot a session, one pair of arrays a layer.
 
 A cache entry's index in its slot is its token's position in the sequence, so a session's cache is valid up to some
 length and garbage after it, and nothing ever moves. The arrays are donated to every program that changes them.
@@ -12,7 +12,6 @@ Heads come before tokens because attention reads the cache head by head: so no s
 from __future__ import annotations
 
 import functools
-import heapq
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,23 +42,6 @@ def bucket(number: int, sizes: Sequence[int]) -> int:
         if number <= size:
             return size
     raise ValueError(f"{number} is above the largest bucket {sizes[-1]}")
-
-
-class Slots:
-    """Which slots are free. The lowest free one is given first, so that equal runs use equal slots."""
-
-    def __init__(self, number: int) -> None:
-        self._free = list(range(number))
-
-    def take(self) -> int | None:
-        """A free slot, or None while every slot has a session."""
-        return heapq.heappop(self._free) if self._free else None
-
-    def give_back(self, slot: int) -> None:
-        heapq.heappush(self._free, slot)
-
-    def __len__(self) -> int:
-        return len(self._free)
 
 
 def cache_sharding(mesh: Mesh | None, *, slots: int, kv_heads: int) -> NamedSharding | None:
@@ -124,6 +106,16 @@ def _resizer(capacity: int, sharding: jax.sharding.Sharding) -> Callable[[jax.Ar
         return jnp.pad(cache[:, :, :capacity], ((0, 0), (0, 0), (0, max(0, capacity - cache.shape[2])), (0, 0)))
 
     return jax.jit(one, out_shardings=sharding)
+
+
+def copy(caches: Caches, source: jax.Array, target: jax.Array, attended: int) -> Caches:
+    """The caches with the first `attended` entries of slot `target` overwritten by those of slot `source`."""
+
+    def one(cache: jax.Array) -> jax.Array:
+        row = jnp.take(cache[:, :, :attended], source[None], axis=0)
+        return jax.lax.dynamic_update_slice(cache, row, (target, 0, 0, 0))
+
+    return [(one(keys), one(values)) for keys, values in caches]
 
 
 def read(caches: Caches, rows: jax.Array | None, attended: int) -> Caches:

@@ -94,6 +94,10 @@ class Device:
         )  # fmt: skip
         return sampled, logprobs, int(steps)
 
+    async def copy(self, source: int, target: int, attended: int, capacity: int) -> None:
+        """Puts the first `attended` entries of one slot into another."""
+        await self._run(lambda caches: (self.programs.copy(caches, np.int32(source), np.int32(target), attended=attended),), capacity)
+
     def settle(self) -> None:
         """Waits for work that a cancelled caller left behind."""
         if self._at_work is not None:

@@ -4,7 +4,8 @@ An episode opens a *session* and calls `await engine.generate(session, new_token
 callers use; the parts behind it:
 
     session.py   the conversation and the call
-    pump.py      the background task that serves all calls together: which session has a slot, and what runs next
+    pump.py      the background task that serves all calls together: what runs next
+    seats.py     which session has which cache slot, and which beginnings are there already
     batches.py   requests → host arrays of a few fixed shapes
     device.py    weights and caches where they lie, and the thread that runs programs on them
     programs.py  the programs; cache.py, sampling.py: what they are made of
@@ -28,6 +29,7 @@ from epo_jax.generate.batches import Shapes
 from epo_jax.generate.device import Device
 from epo_jax.generate.pump import Pump
 from epo_jax.generate.sampling import Sampled, Sampling, key_words
+from epo_jax.generate.seats import Seats
 from epo_jax.generate.session import ContextFull, Listener, Request, Session
 from epo_jax.mesh import check_divides
 from epo_jax.model.config import LlamaConfig
@@ -38,9 +40,10 @@ __all__ = ["ContextFull", "Engine", "Sampled", "Sampling", "Session"]
 class Engine:
     """Samples from one model for many sessions at once.
 
-    stats counts since the start: compilations (traces of either program by this engine), prompt_tokens (tokens before each sampled
-    strategy, as a sampler without a cache would read them), prefill_tokens (those really read), decode_tokens
-    (sampled), prefill_calls, decode_calls, decode_steps, seconds (in device work).
+    stats counts since the start: compilations (traces of any program by this engine), prompt_tokens (tokens before each sampled
+    strategy, as a sampler without a cache would read them), prefill_tokens (those really read), shared_tokens (those that
+    another conversation with the same beginning, or an earlier stay in a slot, had left in the caches), decode_tokens (sampled),
+    prefill_calls, decode_calls, decode_steps, evictions (slots taken from sessions that were not being sampled), seconds (in device work).
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Engine:
         config, params: the model. The arrays of `params` are used where they are, not copied: whoever donates them to
             another program (the learner) must call `update_weights` before the next generate().
         stop_ids: tokens that end a strategy. pad_id: fills unused places of a batch, never read.
-        slots: sessions that can hold a cache at once; more may be open, and wait.
+        slots: sessions that can hold a cache at once. More may be open: those that are not being sampled give their slot up.
         max_length: C, the most tokens a session can have. decode_chunk: steps between two looks at the host.
         prefill_chunk: a longer prompt is read in pieces of this length, between decode chunks of other sessions.
         cache_dtype: of the cache, compute_dtype where not given.
@@ -84,14 +87,15 @@ class Engine:
             config, params, slots=slots, stop_ids=stops, decode_chunk=decode_chunk, compute_dtype=compute_dtype,
             cache_dtype=compute_dtype if cache_dtype is None else cache_dtype, mesh=mesh,
         )  # fmt: skip
-        self._pump = Pump(self._device, shapes, stops)
+        self._seats = Seats(slots, max_length)
+        self._pump = Pump(self._device, shapes, self._seats, stops)
         self._shut = False
         self.update_weights(params, weights_version)
 
     @property
     def stats(self) -> dict[str, float]:
         """The counters named in the class, as they are now."""
-        return {"compilations": self._device.compilations, **self._pump.counts, "seconds": self._device.seconds}
+        return {"compilations": self._device.compilations, **self._pump.counts, "evictions": self._seats.evictions, "seconds": self._device.seconds}
 
     def update_weights(self, params: Any, version: str) -> None:
         """Samples from these weights from now on, without compiling anew. All caches are lost: an open session reads its
@@ -105,7 +109,7 @@ class Engine:
     @property
     def busy_slots(self) -> int:
         """How many sessions hold a cache slot now."""
-        return len(self._pump.seated)
+        return self._seats.taken
 
     def open(self, seed_key: int | jax.Array | np.ndarray) -> Session:
         """A new, empty session. Its samples depend on this seed (or key), its tokens and the weights alone."""
@@ -115,7 +119,7 @@ class Engine:
     def close(self, session: Session) -> None:
         """Ends a session and frees its slot; a second time does nothing. A call it still has is cancelled."""
         session.closed = True
-        self._pump.vacate(session)
+        self._seats.vacate(session)
         for request in [request for request in self._pump.requests if request.session is session]:
             self._pump.requests.remove(request)
             request.answer.cancel()
@@ -129,7 +133,7 @@ class Engine:
         answer's. It must be quick, as everyone waits for it, and an error in it ends every waiting call. It may close the
         session, which cancels this call.
 
-        Waits while all slots are taken. Raises ContextFull when the tokens do not fit, UserError for a bad call; when it
+        Waits while all slots are busy. Raises ContextFull when the tokens do not fit, UserError for a bad call; when it
         raises, or is cancelled, the session's tokens are as they were (a cancelled session also gives its slot back).
         """
         self._check_call(session, new_tokens)
@@ -150,7 +154,7 @@ class Engine:
             if request in self._pump.requests:
                 self._pump.requests.remove(request)
             session.tokens = before  # it may have been answered already, with nobody left to hear it
-            self._pump.vacate(session)
+            self._seats.vacate(session)
             raise
 
     def generate_batch(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Sampled]:

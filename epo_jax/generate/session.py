@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from epo_jax.errors import UserError
 from epo_jax.generate.sampling import Sampled, Sampling
+
+if TYPE_CHECKING:
+    from epo_jax.generate.seats import Slot
 
 Listener = Callable[[list[int], list[float]], None]  # told of newly sampled tokens and their log-probabilities
 
@@ -24,15 +28,18 @@ class Session:
 
     tokens: everything appended and sampled; the truth, from which a lost cache is made again.
     key: uint32[2]; the token at position p is sampled with fold_in(key, p).
-    slot, cached, generation: the engine's: the cache slot, how many tokens it holds, and of which generation of caches.
+    slot: the engine's: where it keeps keys and values, while it does.
     """
 
     key: np.ndarray
     tokens: list[int] = dataclasses.field(default_factory=list)
-    slot: int | None = None
-    cached: int = 0
-    generation: int = -1
+    slot: Slot | None = None
     closed: bool = False
+
+    @property
+    def cached(self) -> int:
+        """How many of its tokens the cache holds."""
+        return 0 if self.slot is None else self.slot.held
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,6 +53,7 @@ class Request:
     limit: int  # at most so many sampled tokens
     answer: asyncio.Future[Sampled]
     on_tokens: Listener | None = None
+    answered_before: int = 0  # how many calls had been answered when this one came
     logprobs: list[float] = dataclasses.field(default_factory=list)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,14 +65,14 @@ def rescore(params: llama.Params, tokens: list[int], begin: int, end: int) -> np
 
 
 async def converse(
-    engine: Engine, seed: int, turns: int = 3, sampling: Sampling = Sampling(max_new_tokens=9), longest: int = 20
+    engine: Engine, seed: int, turns: int = 3, sampling: Sampling = Sampling(max_new_tokens=9), longest: int = 20, beginning: Sequence[int] = ()
 ) -> tuple[Session, list[tuple[int, Sampled]]]:
-    """A conversation whose prompts depend on the seed alone; each turn with the place where its sample begins."""
+    """A conversation whose prompts, after the beginning, depend on the seed alone; each turn with the place where its sample begins."""
     rng = np.random.default_rng(seed)
     session = engine.open(seed)
     heard = []
-    for _ in range(turns):
-        new = rng.integers(6, CONFIG.vocab_size, int(rng.integers(1, longest))).tolist()
+    for turn in range(turns):
+        new = [*(beginning if turn == 0 else ()), *rng.integers(6, CONFIG.vocab_size, int(rng.integers(1, longest))).tolist()]
         begin = len(session.tokens) + len(new)
         heard.append((begin, await engine.generate(session, new, sampling)))
     engine.close(session)
@@ -169,18 +169,23 @@ def test_greedy_tokens_equal_transformers() -> None:
             assert sampled.tokens == generated[0, begin:].tolist()
 
 
+def compiled(engine: Engine) -> int:
+    programs = engine._device.programs
+    return sum(program._cache_size() for program in (programs.prefill, programs.decode, programs.copy))
+
+
 def test_each_turn_reads_only_its_new_tokens_and_nothing_compiles_twice(engine: Engine) -> None:
     asyncio.run(converse_all(engine, range(8)))
     before = engine.stats
     conversations = asyncio.run(converse_all(engine, range(8)))
     after = engine.stats
     assert after["compilations"] == before["compilations"] < 16
-    assert engine._device.programs.prefill._cache_size() + engine._device.programs.decode._cache_size() == engine._device.programs.traces
+    assert compiled(engine) == engine._device.programs.traces
     sampled = sum(len(one.tokens) for _, heard in conversations for _, one in heard)
     assert after["decode_tokens"] - before["decode_tokens"] == sampled
     assert after["prompt_tokens"] - before["prompt_tokens"] == sum(begin for _, heard in conversations for begin, _ in heard)
-    # every token is read once, by prefill or by decode, but for the very last one of each session
-    fed = after["prefill_tokens"] - before["prefill_tokens"] + sampled
+    # every token is read once, by prefill or by decode, but for the very last one of each session and what was there from the first time
+    fed = sum(after[name] - before[name] for name in ("prefill_tokens", "shared_tokens")) + sampled
     assert fed == sum(len(session.tokens) - 1 for session, _ in conversations)
     assert 0 < after["decode_steps"] - before["decode_steps"] < sampled
 
@@ -258,48 +263,22 @@ def test_full_context(engine: Engine) -> None:
         engine.close(other)
 
     asyncio.run(fill())
-    assert len(engine._pump.free) == 8
-
-
-def test_sessions_wait_for_slots_in_order_of_arrival() -> None:
-    with make_engine(slots=2) as engine:
-        order: list[int] = []
-
-        async def episode(number: int) -> None:
-            session = engine.open(number)
-            for turn in range(2):
-                await engine.generate(session, [10 + number] * 3, Sampling(max_new_tokens=3))
-                if turn == 0:
-                    order.append(number)
-            engine.close(session)
-            engine.close(session)  # closing twice is nothing
-
-        async def everyone() -> None:
-            await asyncio.wait_for(asyncio.gather(*(episode(number) for number in range(6))), 60)
-
-        asyncio.run(everyone())
-        assert sorted(order[:2]) == [0, 1] and sorted(order[2:4]) == [2, 3] and sorted(order[4:]) == [4, 5]
-        assert len(engine._pump.free) == 2
+    assert engine.busy_slots == 0
 
 
 def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> None:
-    with make_engine(slots=1) as engine:
+    with make_engine(slots=2) as engine:
 
         async def scenario() -> None:
-            first, second = engine.open(1), engine.open(2)
+            first = engine.open(1)
             await engine.generate(first, [10, 11], Sampling(max_new_tokens=3))
-            waiting = asyncio.create_task(engine.generate(second, [12], Sampling(max_new_tokens=3)))
-            await asyncio.sleep(0.05)
-            assert not waiting.done()
             kept = list(first.tokens)
             call = asyncio.create_task(engine.generate(first, [13], Sampling(max_new_tokens=60)))
             await asyncio.sleep(0)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert first.tokens == kept
-            await asyncio.wait_for(waiting, 30)  # has got the slot
-            engine.close(second)
+            assert first.tokens == kept and engine.busy_slots == 0
             resumed = await asyncio.wait_for(engine.generate(first, [13], Sampling(max_new_tokens=5)), 30)
             begin = len(first.tokens) - len(resumed.tokens)
             np.testing.assert_allclose(resumed.logprobs, rescore(make_params(), first.tokens, begin, len(first.tokens)), atol=1e-4)
@@ -308,7 +287,7 @@ def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> N
 
 
 def test_a_call_cancelled_between_answer_and_hearing_counts_as_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    with make_engine(slots=1) as engine:
+    with make_engine(slots=2) as engine:
 
         async def scenario() -> None:
             session = engine.open(1)
@@ -326,7 +305,7 @@ def test_a_call_cancelled_between_answer_and_hearing_counts_as_cancelled(monkeyp
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert session.tokens == kept
-            assert len(engine._pump.free) == 1
+            assert engine.busy_slots == 0
 
         asyncio.run(scenario())
 
@@ -345,7 +324,7 @@ def test_a_failure_reaches_every_caller_and_the_engine_goes_on(monkeypatch: pyte
                 return await asyncio.wait_for(asyncio.gather(*(converse(engine, seed) for seed in range(4)), return_exceptions=True), 30)
 
             assert [str(error) for error in asyncio.run(all_fail())] == ["the device is gone"] * 4
-        assert len(engine._pump.free) == 2
+        assert engine.busy_slots == 0
         assert [samples(one) for one in asyncio.run(converse_all(engine, range(2)))] == [samples(one) for one in healthy]
 
 
@@ -396,7 +375,7 @@ def test_loops_that_were_broken_off_do_not_hurt_the_next(engine: Engine) -> None
     abandoned.run_until_complete(asyncio.sleep(0))
     abandoned.close()
     assert samples(asyncio.run(converse(engine, 3))) == expected
-    assert len(engine._pump.free) == 8
+    assert engine.busy_slots == 0
     task._log_destroy_pending = False
 
 
@@ -428,16 +407,13 @@ def test_bad_calls(engine: Engine) -> None:
 
 
 def test_shutdown_cancels_what_waits() -> None:
-    engine = make_engine(slots=1)
+    engine = make_engine(slots=2, stop_ids=[])
 
     async def scenario() -> None:
-        holder = engine.open(0)
-        await engine.generate(holder, [7], Sampling(max_new_tokens=1))
-        waiting = asyncio.create_task(engine.generate(engine.open(1), [7], Sampling()))
-        await asyncio.sleep(0.05)
+        calls = [asyncio.create_task(engine.generate(engine.open(seed), [7], Sampling())) for seed in range(3)]  # the third waits for a slot
+        await asyncio.sleep(0)
         engine.shutdown()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
+        assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*calls, return_exceptions=True))
         assert engine._pump.task.done()
 
     asyncio.run(scenario())
@@ -449,16 +425,17 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
     if len(devices) < 8:
         pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
     mesh = make_mesh(shape, devices[: int(np.prod(list(shape.values())))])
-    short = dict(turns=2, longest=8, sampling=Sampling(max_new_tokens=6))
+    short = dict(turns=2, longest=8, sampling=Sampling(max_new_tokens=6), beginning=range(10, 30))
     expected = asyncio.run(converse_all(engine, range(3), **short))
     with make_engine(mesh=mesh) as divided:
         ours = asyncio.run(converse_all(divided, range(3), **short))
         sharding = divided._device.caches[0][0].sharding
+        assert divided.stats["shared_tokens"] >= 2 * 20
         assert sharding.num_devices == mesh.size and not sharding.is_fully_replicated
         compilations = divided.stats["compilations"]
         divided.update_weights(make_params(), "1")
         assert [samples(one) for one in asyncio.run(converse_all(divided, range(3), **short))] == [samples(one) for one in ours]
-        assert divided.stats["compilations"] == compilations == divided._device.programs.prefill._cache_size() + divided._device.programs.decode._cache_size()
+        assert divided.stats["compilations"] == compilations == compiled(divided)
     for (_, theirs), (_, heard) in zip(expected, ours, strict=True):
         for (_, one), (_, other) in zip(theirs, heard, strict=True):
             assert one.tokens == other.tokens
