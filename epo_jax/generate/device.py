@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from epo_jax.generate import cache as kv
+from epo_jax.generate import cache as kv, play_weights
 from epo_jax.generate.batches import DecodeBatch, PrefillBatch
 from epo_jax.generate.programs import programs_for
 from epo_jax.mesh import param_shardings
-from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
 
 STOP_PLACES = 8  # stop tokens are padded to a multiple of this, so that another set of them compiles nothing
 
-_unstack = jax.jit(llama.unstack)
+_prepare = jax.jit(play_weights.prepare, static_argnums=1)
+_for_decoding = jax.jit(play_weights.for_decoding, static_argnames="turn_head")
 
 
 class Device:
@@ -42,6 +42,7 @@ class Device:
         slots: int,
         stop_ids: Collection[int],
         decode_chunk: int,
+        weights: str,
         compute_dtype: jax.typing.DTypeLike,
         cache_dtype: jax.typing.DTypeLike,
         mesh: Mesh | None,
@@ -51,7 +52,7 @@ class Device:
         self.generation = 0
         self.seconds = 0.0
         self._traces_before = self.programs.traces
-        self._config, self._mesh, self._decode_chunk = config, mesh, decode_chunk
+        self._config, self._mesh, self._decode_chunk, self._weights = config, mesh, decode_chunk, weights
         self._stop_array = np.full(-(-max(1, len(stop_ids)) // STOP_PLACES) * STOP_PLACES, -1, np.int32)
         self._stop_array[: len(stop_ids)] = sorted(stop_ids)
         self._home = jax.sharding.SingleDeviceSharding(_device_of(params)) if mesh is None else None
@@ -67,11 +68,13 @@ class Device:
         """Traces of any program since this device was made."""
         return self.programs.traces - self._traces_before
 
-    def set_weights(self, params: Any) -> None:
+    def set_weights(self, params: Any, version: str) -> None:
         """Runs with these from now on; what is cached is lost."""
         self.settle()
-        self._params = jax.device_put(params, self._home if self._mesh is None else param_shardings(self._config, self._mesh))
-        self._layers, self._rest = _unstack(self._params)
+        params = jax.device_put(params, self._home if self._mesh is None else param_shardings(self._config, self._mesh))
+        self._params = params if self._weights == "compute" else _prepare(params, self._weights)
+        self._layers, self._rest = _for_decoding(self._params, turn_head=self._mesh is None)
+        self.weights_version = version
         self.generation += 1
 
     async def prefill(self, batch: PrefillBatch, capacity: int) -> None:
@@ -88,7 +91,7 @@ class Device:
         sampled, logprobs, steps = await self._run(
             lambda caches: self.programs.decode(
                 self._layers, self._rest, caches, batch.rows, batch.tokens, batch.positions, batch.remaining, batch.settings, self._stop_array,
-                attended=caches[0][0].shape[2] if batch.rows is None else batch.attended, steps=self._decode_chunk,
+                attended=kv.capacity_of(caches) if batch.rows is None else batch.attended, steps=self._decode_chunk,
             ),
             capacity,
         )  # fmt: skip
@@ -119,7 +122,7 @@ class Device:
             caches, self.caches = self.caches, None  # donated; after a failure there is none
             if caches is None:
                 caches = kv.allocate(capacity=capacity, **self._cache_shape)
-            elif not capacity <= caches[0][0].shape[2] < 2 * capacity:
+            elif not capacity <= kv.capacity_of(caches) < 2 * capacity:
                 caches = kv.resize(caches, capacity, self._cache_shape["sharding"])
             *results, caches = program(caches)
             results = jax.device_get(results)

@@ -8,6 +8,7 @@ callers use; the parts behind it:
     seats.py     which session has which cache slot, and which beginnings are there already
     batches.py   requests → host arrays of a few fixed shapes
     device.py    weights and caches where they lie, and the thread that runs programs on them
+    play_weights.py  the weights as playing reads them
     programs.py  the programs; cache.py, sampling.py: what they are made of
 
 The engine knows nothing of text: tokens in, tokens out.
@@ -25,6 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from epo_jax.errors import UserError
+from epo_jax.generate import play_weights
 from epo_jax.generate.batches import Shapes
 from epo_jax.generate.device import Device
 from epo_jax.generate.pump import Pump
@@ -57,6 +59,7 @@ class Engine:
         max_length: int = 1024,
         decode_chunk: int = 16,
         prefill_chunk: int = 256,
+        weights: str = "compute",
         compute_dtype: jax.typing.DTypeLike = jnp.float32,
         cache_dtype: jax.typing.DTypeLike | None = None,
         mesh: Mesh | None = None,
@@ -69,6 +72,7 @@ class Engine:
         slots: sessions that can hold a cache at once. More may be open: those that are not being sampled give their slot up.
         max_length: C, the most tokens a session can have. decode_chunk: steps between two looks at the host.
         prefill_chunk: a longer prompt is read in pieces of this length, between decode chunks of other sessions.
+        weights: how the weights are kept for playing, see play_weights.py.
         cache_dtype: of the cache, compute_dtype where not given.
         mesh: with one, params must divide over it; slots lie over data and fsdp, key/value heads over tensor.
         """
@@ -78,13 +82,15 @@ class Engine:
             raise UserError(f"max_length is {max_length} but the model knows positions only up to {config.max_positions}: give at most {config.max_positions}")
         if mesh is not None:
             check_divides(config, mesh)
+        play_weights.check(weights)
+        compute_dtype = play_weights.compute_dtype(weights, compute_dtype)
         self.config = config
         self.slots = slots
         self.max_length = max_length
         stops = frozenset(int(token) for token in stop_ids)
         shapes = Shapes(slots=slots, max_length=max_length, prefill_chunk=prefill_chunk, decode_chunk=decode_chunk, pad_id=pad_id, mesh=mesh)
         self._device = Device(
-            config, params, slots=slots, stop_ids=stops, decode_chunk=decode_chunk, compute_dtype=compute_dtype,
+            config, params, slots=slots, stop_ids=stops, decode_chunk=decode_chunk, weights=weights, compute_dtype=compute_dtype,
             cache_dtype=compute_dtype if cache_dtype is None else cache_dtype, mesh=mesh,
         )  # fmt: skip
         self._seats = Seats(slots, max_length)
@@ -103,8 +109,12 @@ class Engine:
         self._check_open()
         if any(not request.answer.done() for request in self._pump.requests):
             raise RuntimeError("update_weights while sessions are being sampled: wait for their generate() calls first")
-        self._device.set_weights(params)
-        self.weights_version = version
+        self._device.set_weights(params, version)
+
+    @property
+    def weights_version(self) -> str:
+        """Of the weights that are sampled from."""
+        return self._device.weights_version
 
     @property
     def busy_slots(self) -> int:

@@ -49,7 +49,7 @@ class DecodeState(NamedTuple):
     tokens: jax.Array  # int32[R]: sampled, not yet in the cache
     positions: jax.Array  # int32[R]: of those tokens
     remaining: jax.Array  # int32[R]: how many tokens the row may still sample; 0 = the row is done
-    caches: kv.Caches  # [R,K,A,H] a layer
+    caches: kv.Caches  # of R rows and A entries
     sampled: jax.Array  # int32[R,steps], -1 where nothing was sampled
     logprobs: jax.Array  # float32[R,steps]
 
@@ -110,7 +110,7 @@ class Programs:
         steps: int,
     ) -> tuple[jax.Array, jax.Array, jax.Array, kv.Caches]:
         self.traces += 1
-        in_place = rows is None and attended == caches[0][0].shape[2]
+        in_place = rows is None and attended == kv.capacity_of(caches)
         local = caches if in_place else self._divide_caches(kv.read(caches, rows, attended))
         number = tokens.shape[0]
         few = jnp.sum(remaining > 0) // FEW
@@ -149,8 +149,7 @@ class Programs:
             caches = end.caches
         else:  # only what was fed goes back, so a slot that was read along but not played stays as it was
             fed = positions[:, None] + jnp.arange(steps)
-            index = jnp.minimum(fed, attended - 1)[:, None, :, None]
-            new = [tuple(jnp.take_along_axis(part, index, axis=2) for part in layer) for layer in end.caches]
+            new = kv.entries(end.caches, jnp.minimum(fed, attended - 1))
             caches = kv.write(caches, rows, jnp.where(fed < end.positions[:, None], fed, -1), new)
         return end.sampled, end.logprobs, end.step, self._divide_caches(caches)
 

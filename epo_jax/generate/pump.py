@@ -182,7 +182,7 @@ class Pump:
             self._answered += 1
             request.session.tokens = request.tokens
             reason = "stop" if stopped else "length"
-            request.answer.set_result(Sampled(request.tokens[request.prompt_length :], request.logprobs, reason))
+            request.answer.set_result(Sampled(request.tokens[request.prompt_length :], request.logprobs, reason, self._device.weights_version))
         if request.on_tokens is not None:  # last, as the listener may close the session
             request.on_tokens(new, new_logprobs)
 
