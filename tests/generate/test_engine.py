@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from epo_jax.errors import UserError
-from epo_jax.generate import batches
+from epo_jax.generate import batches, cache as kv
 from epo_jax.generate.engine import ContextFull, Engine, Sampled, Sampling, Session
+from epo_jax.generate.programs import Settings, programs_for
 from epo_jax.mesh import make_mesh
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
@@ -195,6 +196,20 @@ def test_caches_are_donated(engine: Engine) -> None:
     keys, _ = engine._device.caches[0]
     asyncio.run(converse(engine, 0, turns=1))
     assert keys.is_deleted()
+
+
+def test_a_decode_program_makes_no_copy_of_a_cache() -> None:
+    """Its temporary memory is less than one layer's keys of one slot would take, in any order of dimensions."""
+    programs = programs_for(CONFIG, compute_dtype=jnp.dtype("float32"), mesh=None, slots=1)
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    caches = kv.allocate(layers=2, slots=1, capacity=8192, kv_heads=CONFIG.num_kv_heads, head_dim=CONFIG.head_dim, dtype=jnp.float32, sharding=home)
+    settings = Settings(np.zeros((1, 2), np.uint32), np.ones(1, np.float32), np.zeros(1, np.int32), np.ones(1, np.float32))
+    one = np.ones(1, np.int32)
+    layers, rest = llama.unstack(make_params())
+    lowered = programs.decode.lower(layers, rest, caches, None, one, one, one * 4, settings, np.full(8, -1, np.int32), attended=8192, steps=4)
+    memory = lowered.compile().memory_analysis()
+    assert memory.temp_size_in_bytes < caches[0][0].nbytes
+    assert memory.alias_size_in_bytes >= sum(array.nbytes for array in jax.tree.leaves(caches))
 
 
 def test_new_weights_are_used_without_compiling_and_old_caches_are_not() -> None:
