@@ -72,6 +72,7 @@ def get_defaults() -> ConfigDict:
     config.rollout.max_context = 1024  # a whole episode; one that would grow longer ends there
     config.rollout.slots = 32  # episodes played at once
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
+    config.rollout.weights = "compute"  # compute (model.compute_dtype) | bfloat16 | int8: while playing; learning keeps float32 masters
 
     config.actor = "literal"  # literal | openai | local
     config.actor_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=128)  # actor openai

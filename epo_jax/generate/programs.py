@@ -1,7 +1,7 @@
-"""The two programs the engine runs on the device: prefill (many new tokens a row) and decode (many steps, one token a row).
+"""The programs the engine runs on the device: prefill (many new tokens a row), decode (many steps, one token a row), and copy.
 
-Both are jitted with donated caches, both work on R rows of the slots over an attended prefix of A cache entries, and
-both are compiled once for each of the few shapes (R, S, A) that the engine's buckets allow. A Python counter inside
+All are jitted with donated caches, work on R rows of the slots over an attended prefix of A cache entries, and
+are compiled once for each of the few shapes (R, S, A) that the engine's buckets allow. A Python counter inside
 them counts the traces, so a compilation cannot hide.
 
 Shapes: R rows, S new tokens, A attended cache entries, V vocabulary; caches as in cache.py.
@@ -49,13 +49,13 @@ class DecodeState(NamedTuple):
     tokens: jax.Array  # int32[R]: sampled, not yet in the cache
     positions: jax.Array  # int32[R]: of those tokens
     remaining: jax.Array  # int32[R]: how many tokens the row may still sample; 0 = the row is done
-    caches: kv.Caches  # [R,K,A,H] a layer
+    caches: kv.Caches  # of R rows and A entries
     sampled: jax.Array  # int32[R,steps], -1 where nothing was sampled
     logprobs: jax.Array  # float32[R,steps]
 
 
 class Programs:
-    """prefill(...) and decode(...) for one model configuration; `traces` counts how often either was traced.
+    """prefill(...) and decode(...) for one model configuration; `traces` counts how often any was traced.
 
     prefill(params, caches, rows, tokens[R,S], start[R], count[R], *, attended)
         puts count[r] new tokens at positions start[r].. of each row's slot (count 0: the row is padding) → caches.
@@ -65,6 +65,8 @@ class Programs:
         feeds each row's pending token and samples the next, up to `steps` times, leaving early when all rows but a few
         (1 in FEW of those that began) have sampled a stop token or their `remaining` tokens → (sampled int32[R,steps], logprobs float32[R,steps], steps run, caches).
         Every position that is written must lie below `attended`; a padding row has remaining 0 and position -1.
+    copy(caches, source, target, *, attended)
+        puts the first `attended` entries of slot `source` into slot `target` → caches.
     """
 
     def __init__(self, config: LlamaConfig, *, compute_dtype: jnp.dtype, mesh: Mesh | None, slots: int) -> None:
@@ -74,6 +76,7 @@ class Programs:
         self._cache_sharding = kv.cache_sharding(mesh, slots=slots, kv_heads=config.num_kv_heads)
         self.traces = 0
         self.prefill = jax.jit(self._prefill, donate_argnames="caches", static_argnames="attended")
+        self.copy = jax.jit(self._copy, donate_argnames="caches", static_argnames="attended")
         self.decode = jax.jit(self._decode, donate_argnames="caches", static_argnames=("attended", "steps"))
 
     def _prefill(
@@ -107,7 +110,7 @@ class Programs:
         steps: int,
     ) -> tuple[jax.Array, jax.Array, jax.Array, kv.Caches]:
         self.traces += 1
-        in_place = rows is None and attended == caches[0][0].shape[2]
+        in_place = rows is None and attended == kv.capacity_of(caches)
         local = caches if in_place else self._divide_caches(kv.read(caches, rows, attended))
         number = tokens.shape[0]
         few = jnp.sum(remaining > 0) // FEW
@@ -146,10 +149,13 @@ class Programs:
             caches = end.caches
         else:  # only what was fed goes back, so a slot that was read along but not played stays as it was
             fed = positions[:, None] + jnp.arange(steps)
-            index = jnp.minimum(fed, attended - 1)[:, None, :, None]
-            new = [tuple(jnp.take_along_axis(part, index, axis=2) for part in layer) for layer in end.caches]
+            new = kv.entries(end.caches, jnp.minimum(fed, attended - 1))
             caches = kv.write(caches, rows, jnp.where(fed < end.positions[:, None], fed, -1), new)
         return end.sampled, end.logprobs, end.step, self._divide_caches(caches)
+
+    def _copy(self, caches: kv.Caches, source: jax.Array, target: jax.Array, *, attended: int) -> kv.Caches:
+        self.traces += 1
+        return self._divide_caches(kv.copy(caches, source, target, attended))
 
     def _divide(self, array: jax.Array) -> jax.Array:
         """Rows over the mesh's batch axes."""

@@ -52,11 +52,13 @@ class Sampled:
     tokens: the sampled token ids, the stop token included where one was sampled.
     logprobs: log π of each under the *unmodified* distribution (temperature 1, no limits), float32.
     stop_reason: "stop" (a stop token was sampled) or "length" (max_new_tokens, or the cache is full).
+    weights_version: of the weights that sampled them, as the engine was told; "" where it was no engine.
     """
 
     tokens: list[int]
     logprobs: list[float]
     stop_reason: str
+    weights_version: str = ""
 
 
 def key_words(seed: int | jax.Array | np.ndarray) -> np.ndarray:

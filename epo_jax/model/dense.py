@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import qwix
 from jax import lax
 
 
@@ -33,12 +34,14 @@ def _backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.
 matmul.defvjp(_forward, _backward)
 
 
-def project(x: jax.Array, weight: jax.Array) -> jax.Array:
+def project(x: jax.Array, weight: jax.Array | qwix.QArray) -> jax.Array:
     """x [..., D], weight [D, heads, H] -> [..., heads, H], as one two-dimensional product."""
-    flat = matmul(x, weight.astype(x.dtype).reshape(weight.shape[0], -1))
-    return flat.reshape(*x.shape[:-1], *weight.shape[1:])
+    width, heads, head_dim = weight.shape
+    return linear(x, weight.reshape(width, heads * head_dim)).reshape(*x.shape[:-1], heads, head_dim)
 
 
-def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [..., I], weight [I, O] of any float dtype -> [..., O] in x's dtype."""
+def linear(x: jax.Array, weight: jax.Array | qwix.QArray) -> jax.Array:
+    """x [..., I], weight [I, O] of any float dtype, or of integers with a scale for each output -> [..., O] in x's dtype."""
+    if isinstance(weight, qwix.QArray):  # scaled after the product: O multiplications, not I·O
+        return matmul(x, weight.qvalue.astype(x.dtype)) * weight.scale[0].astype(x.dtype)
     return matmul(x, weight.astype(x.dtype))

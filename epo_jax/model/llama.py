@@ -91,7 +91,7 @@ def hidden_states(
 
 def logits(params: Params, config: LlamaConfig, hidden: jax.Array, *, mesh: Mesh | None = None) -> jax.Array:
     """hidden [..., D] -> [..., V], float32."""
-    if config.tie_embeddings:
+    if "head" not in params:  # tied to the embedding
         table = constrain(params["embed"].astype(hidden.dtype), mesh, "vocab", "activation")
         return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
     head = constrain(params["head"].astype(hidden.dtype), mesh, "activation", "vocab")
@@ -110,10 +110,11 @@ def prefill(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Runs new tokens of conversations whose earlier keys and values are cached.
 
-    tokens, positions int32 [B,S]; positions count on from what is cached, -1 marks padding; caches [L,B,K,C,H], slot = position.
+    tokens, positions int32 [B,S]; positions count on from what is cached, -1 marks padding; caches [L,B,K,H,C] of keys
+    and [L,B,K,C,H] of values, slot = position.
     Returns hidden [B,S,D] and the new keys and values [L,B,S,K,H], which the caller writes into its cache.
     """
-    capacity = k_cache.shape[3]
+    capacity = k_cache.shape[4]
     segments = (positions >= 0).astype(jnp.int32)
     start = jnp.min(jnp.where(positions >= 0, positions, capacity), axis=1)  # tokens cached before, [B]
     slots = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32), (k_cache.shape[1], capacity))
@@ -125,8 +126,8 @@ def prefill(
         weights, k_old, v_old = xs
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            keys = jnp.concatenate([_heads_second(k_old).astype(k.dtype), k], axis=1)
-            values = jnp.concatenate([_heads_second(v_old).astype(v.dtype), v], axis=1)
+            keys = jnp.concatenate([_keys_of(k_old).astype(k.dtype), k], axis=1)
+            values = jnp.concatenate([_values_of(v_old).astype(v.dtype), v], axis=1)
             return attend(
                 q, keys, values, q_positions=positions, kv_positions=kv_positions, q_segment_ids=segments,
                 kv_segment_ids=kv_segments, sliding_window=config.sliding_window,
@@ -151,11 +152,11 @@ def decode_step(
 ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
     """One token for each sequence: tokens, positions int32 [B] -> logits [B,V] float32 and the caches with the token in them.
 
-    `caches`: for each layer k and v [B,K,C,H] (heads first, as the products with the queries read them: with C first, every
-    step would transpose the whole cache); row b is written at slot positions[b] and read from slot 0 to there.
+    `caches`: for each layer k [B,K,H,C] and v [B,K,C,H] (as the products with the queries and the weights read them: in any
+    other order, every step would transpose the whole cache); row b is written at slot positions[b] and read from slot 0 to there.
     A row at position -1 is idle: its cache stays as it was and its logits mean nothing.
     """
-    batch, kv_heads, capacity = caches[0][0].shape[:3]
+    batch, kv_heads, capacity = caches[0][1].shape[:3]
     rows, heads = jnp.arange(batch)[:, None], jnp.arange(kv_heads)
     slot = jnp.where(positions >= 0, positions, capacity)[:, None]  # out of range: the write is dropped
     slots = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32), (batch, capacity))
@@ -166,11 +167,11 @@ def decode_step(
     for weights, (k_cache, v_cache) in zip(layer_params, caches, strict=True):
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array, k_cache=k_cache, v_cache=v_cache) -> jax.Array:
-            k_cache = k_cache.at[rows, heads, slot].set(k[:, 0].astype(k_cache.dtype), mode="drop")
+            k_cache = k_cache.at[rows, heads, :, slot].set(k[:, 0].astype(k_cache.dtype), mode="drop")
             v_cache = v_cache.at[rows, heads, slot].set(v[:, 0].astype(v_cache.dtype), mode="drop")
             written.append((k_cache, v_cache))
             return attend(
-                q, _heads_second(k_cache).astype(q.dtype), _heads_second(v_cache).astype(q.dtype), q_positions=positions[:, None], kv_positions=slots,
+                q, _keys_of(k_cache).astype(q.dtype), _values_of(v_cache).astype(q.dtype), q_positions=positions[:, None], kv_positions=slots,
                 q_segment_ids=ones, kv_segment_ids=jnp.ones_like(slots), sliding_window=config.sliding_window,
             )  # fmt: skip
 
@@ -184,7 +185,7 @@ def unstack(params: Params) -> tuple[list[Params], Params]:
     layers = params["layers"]
     count = layers["attn_norm"].shape[0]
     rest = {name: array for name, array in params.items() if name != "layers"}
-    return [{name: array[i] for name, array in layers.items()} for i in range(count)], rest
+    return [jax.tree.map(lambda array, i=i: array[i], layers) for i in range(count)], rest
 
 
 def _embed(params: Params, tokens: jax.Array, dtype: Any) -> jax.Array:
@@ -199,14 +200,20 @@ def _block(weights: Params, config: LlamaConfig, x: jax.Array, cos: jax.Array, s
     k = rope.rotate(project(h, weights["wk"]), cos, sin)
     v = project(h, weights["wv"])
     out = attention(q, k, v)
-    x = x + linear(out.reshape(*x.shape[:-1], -1), weights["wo"].reshape(-1, x.shape[-1]))
+    out = out.reshape(*x.shape[:-1], -1)
+    x = x + linear(out, weights["wo"].reshape(out.shape[-1], x.shape[-1]))
     h = _rms_norm(x, weights["mlp_norm"], config.rms_norm_eps)
     gated = jax.nn.silu(linear(h, weights["w_gate"])) * linear(h, weights["w_up"])
     return (x + linear(gated, weights["w_down"])).astype(dtype), k, v
 
 
-def _heads_second(cache: jax.Array) -> jax.Array:
-    """[B,K,C,H] -> [B,C,K,H], as attention takes it; the compiler cancels it against attention's own transposition."""
+def _keys_of(cache: jax.Array) -> jax.Array:
+    """[B,K,H,C] -> [B,C,K,H], as attention takes it; the compiler cancels it against attention's own transposition."""
+    return cache.transpose(0, 3, 1, 2)
+
+
+def _values_of(cache: jax.Array) -> jax.Array:
+    """[B,K,C,H] -> [B,C,K,H]."""
     return cache.transpose(0, 2, 1, 3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from epo_jax.errors import UserError
-from epo_jax.generate import engine as engine_module
+from epo_jax.generate import batches, cache as kv
 from epo_jax.generate.engine import ContextFull, Engine, Sampled, Sampling, Session
+from epo_jax.generate.programs import Settings, programs_for
 from epo_jax.mesh import make_mesh
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
@@ -34,8 +35,8 @@ def make_params(seed: int = 0) -> llama.Params:
 def small_buckets() -> Iterator[None]:
     """Buckets small enough that short conversations cross several of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "SMALLEST_LENGTH", 8)
-        patch.setattr(engine_module, "SMALLEST_CAPACITY", 48)
+        patch.setattr(batches, "SMALLEST_LENGTH", 8)
+        patch.setattr(batches, "SMALLEST_CAPACITY", 48)
         yield
 
 
@@ -65,14 +66,14 @@ def rescore(params: llama.Params, tokens: list[int], begin: int, end: int) -> np
 
 
 async def converse(
-    engine: Engine, seed: int, turns: int = 3, sampling: Sampling = Sampling(max_new_tokens=9), longest: int = 20
+    engine: Engine, seed: int, turns: int = 3, sampling: Sampling = Sampling(max_new_tokens=9), longest: int = 20, beginning: Sequence[int] = ()
 ) -> tuple[Session, list[tuple[int, Sampled]]]:
-    """A conversation whose prompts depend on the seed alone; each turn with the place where its sample begins."""
+    """A conversation whose prompts, after the beginning, depend on the seed alone; each turn with the place where its sample begins."""
     rng = np.random.default_rng(seed)
     session = engine.open(seed)
     heard = []
-    for _ in range(turns):
-        new = rng.integers(6, CONFIG.vocab_size, int(rng.integers(1, longest))).tolist()
+    for turn in range(turns):
+        new = [*(beginning if turn == 0 else ()), *rng.integers(6, CONFIG.vocab_size, int(rng.integers(1, longest))).tolist()]
         begin = len(session.tokens) + len(new)
         heard.append((begin, await engine.generate(session, new, sampling)))
     engine.close(session)
@@ -169,27 +170,46 @@ def test_greedy_tokens_equal_transformers() -> None:
             assert sampled.tokens == generated[0, begin:].tolist()
 
 
+def compiled(engine: Engine) -> int:
+    programs = engine._device.programs
+    return sum(program._cache_size() for program in (programs.prefill, programs.decode, programs.copy))
+
+
 def test_each_turn_reads_only_its_new_tokens_and_nothing_compiles_twice(engine: Engine) -> None:
     asyncio.run(converse_all(engine, range(8)))
     before = engine.stats
     conversations = asyncio.run(converse_all(engine, range(8)))
     after = engine.stats
     assert after["compilations"] == before["compilations"] < 16
-    assert engine._programs.prefill._cache_size() + engine._programs.decode._cache_size() == engine._programs.traces
+    assert compiled(engine) == engine._device.programs.traces
     sampled = sum(len(one.tokens) for _, heard in conversations for _, one in heard)
     assert after["decode_tokens"] - before["decode_tokens"] == sampled
     assert after["prompt_tokens"] - before["prompt_tokens"] == sum(begin for _, heard in conversations for begin, _ in heard)
-    # every token is read once, by prefill or by decode, but for the very last one of each session
-    fed = after["prefill_tokens"] - before["prefill_tokens"] + sampled
+    # every token is read once, by prefill or by decode, but for the very last one of each session and what was there from the first time
+    fed = sum(after[name] - before[name] for name in ("prefill_tokens", "shared_tokens")) + sampled
     assert fed == sum(len(session.tokens) - 1 for session, _ in conversations)
     assert 0 < after["decode_steps"] - before["decode_steps"] < sampled
 
 
 def test_caches_are_donated(engine: Engine) -> None:
     asyncio.run(converse(engine, 0, turns=1))
-    keys, _ = engine._caches[0]
+    keys, _ = engine._device.caches[0]
     asyncio.run(converse(engine, 0, turns=1))
     assert keys.is_deleted()
+
+
+def test_a_decode_program_makes_no_copy_of_a_cache() -> None:
+    """Its temporary memory is less than one layer's keys of one slot would take, in any order of dimensions."""
+    programs = programs_for(CONFIG, compute_dtype=jnp.dtype("float32"), mesh=None, slots=1)
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    caches = kv.allocate(layers=2, slots=1, capacity=8192, kv_heads=CONFIG.num_kv_heads, head_dim=CONFIG.head_dim, dtype=jnp.float32, sharding=home)
+    settings = Settings(np.zeros((1, 2), np.uint32), np.ones(1, np.float32), np.zeros(1, np.int32), np.ones(1, np.float32))
+    one = np.ones(1, np.int32)
+    layers, rest = llama.unstack(make_params())
+    lowered = programs.decode.lower(layers, rest, caches, None, one, one, one * 4, settings, np.full(8, -1, np.int32), attended=8192, steps=4)
+    memory = lowered.compile().memory_analysis()
+    assert memory.temp_size_in_bytes < caches[0][0].nbytes
+    assert memory.alias_size_in_bytes >= sum(array.nbytes for array in jax.tree.leaves(caches))
 
 
 def test_new_weights_are_used_without_compiling_and_old_caches_are_not() -> None:
@@ -258,48 +278,22 @@ def test_full_context(engine: Engine) -> None:
         engine.close(other)
 
     asyncio.run(fill())
-    assert len(engine._free) == 8
-
-
-def test_sessions_wait_for_slots_in_order_of_arrival() -> None:
-    with make_engine(slots=2) as engine:
-        order: list[int] = []
-
-        async def episode(number: int) -> None:
-            session = engine.open(number)
-            for turn in range(2):
-                await engine.generate(session, [10 + number] * 3, Sampling(max_new_tokens=3))
-                if turn == 0:
-                    order.append(number)
-            engine.close(session)
-            engine.close(session)  # closing twice is nothing
-
-        async def everyone() -> None:
-            await asyncio.wait_for(asyncio.gather(*(episode(number) for number in range(6))), 60)
-
-        asyncio.run(everyone())
-        assert sorted(order[:2]) == [0, 1] and sorted(order[2:4]) == [2, 3] and sorted(order[4:]) == [4, 5]
-        assert len(engine._free) == 2
+    assert engine.busy_slots == 0
 
 
 def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> None:
-    with make_engine(slots=1) as engine:
+    with make_engine(slots=2) as engine:
 
         async def scenario() -> None:
-            first, second = engine.open(1), engine.open(2)
+            first = engine.open(1)
             await engine.generate(first, [10, 11], Sampling(max_new_tokens=3))
-            waiting = asyncio.create_task(engine.generate(second, [12], Sampling(max_new_tokens=3)))
-            await asyncio.sleep(0.05)
-            assert not waiting.done()
             kept = list(first.tokens)
             call = asyncio.create_task(engine.generate(first, [13], Sampling(max_new_tokens=60)))
             await asyncio.sleep(0)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert first.tokens == kept
-            await asyncio.wait_for(waiting, 30)  # has got the slot
-            engine.close(second)
+            assert first.tokens == kept and engine.busy_slots == 0
             resumed = await asyncio.wait_for(engine.generate(first, [13], Sampling(max_new_tokens=5)), 30)
             begin = len(first.tokens) - len(resumed.tokens)
             np.testing.assert_allclose(resumed.logprobs, rescore(make_params(), first.tokens, begin, len(first.tokens)), atol=1e-4)
@@ -308,25 +302,25 @@ def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> N
 
 
 def test_a_call_cancelled_between_answer_and_hearing_counts_as_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    with make_engine(slots=1) as engine:
+    with make_engine(slots=2) as engine:
 
         async def scenario() -> None:
             session = engine.open(1)
             await engine.generate(session, [10, 11], Sampling(max_new_tokens=3))
             kept = list(session.tokens)
             call = asyncio.create_task(engine.generate(session, [13], Sampling(max_new_tokens=3)))
-            accept = engine._accept
+            accept = engine._pump.accept
 
             def accept_and_cancel(request, *sampled) -> None:
                 accept(request, *sampled)
                 if request.answer.done():
                     call.cancel()
 
-            monkeypatch.setattr(engine, "_accept", accept_and_cancel)
+            monkeypatch.setattr(engine._pump, "accept", accept_and_cancel)
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert session.tokens == kept
-            assert len(engine._free) == 1
+            assert engine.busy_slots == 0
 
         asyncio.run(scenario())
 
@@ -339,13 +333,13 @@ def test_a_failure_reaches_every_caller_and_the_engine_goes_on(monkeypatch: pyte
             raise OSError("the device is gone")
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine._programs, "decode", broken)
+            patch.setattr(engine._device.programs, "decode", broken)
 
             async def all_fail() -> list:
                 return await asyncio.wait_for(asyncio.gather(*(converse(engine, seed) for seed in range(4)), return_exceptions=True), 30)
 
             assert [str(error) for error in asyncio.run(all_fail())] == ["the device is gone"] * 4
-        assert len(engine._free) == 2
+        assert engine.busy_slots == 0
         assert [samples(one) for one in asyncio.run(converse_all(engine, range(2)))] == [samples(one) for one in healthy]
 
 
@@ -357,13 +351,13 @@ def test_damaged_weights_are_an_error_and_not_a_sample() -> None:
 
 def test_the_event_loop_runs_while_the_device_works(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    decode = engine._programs.decode
+    decode = engine._device.programs.decode
 
     def waits_for_a_coroutine(*args, **options):
         assert released.wait(timeout=20), "the event loop stood still while the device worked"
         return decode(*args, **options)
 
-    monkeypatch.setattr(engine._programs, "decode", waits_for_a_coroutine)
+    monkeypatch.setattr(engine._device.programs, "decode", waits_for_a_coroutine)
 
     async def scenario() -> None:
         call = asyncio.create_task(converse(engine, 0, turns=1))
@@ -396,7 +390,7 @@ def test_loops_that_were_broken_off_do_not_hurt_the_next(engine: Engine) -> None
     abandoned.run_until_complete(asyncio.sleep(0))
     abandoned.close()
     assert samples(asyncio.run(converse(engine, 3))) == expected
-    assert len(engine._free) == 8
+    assert engine.busy_slots == 0
     task._log_destroy_pending = False
 
 
@@ -428,17 +422,14 @@ def test_bad_calls(engine: Engine) -> None:
 
 
 def test_shutdown_cancels_what_waits() -> None:
-    engine = make_engine(slots=1)
+    engine = make_engine(slots=2, stop_ids=[])
 
     async def scenario() -> None:
-        holder = engine.open(0)
-        await engine.generate(holder, [7], Sampling(max_new_tokens=1))
-        waiting = asyncio.create_task(engine.generate(engine.open(1), [7], Sampling()))
-        await asyncio.sleep(0.05)
+        calls = [asyncio.create_task(engine.generate(engine.open(seed), [7], Sampling())) for seed in range(3)]  # the third waits for a slot
+        await asyncio.sleep(0)
         engine.shutdown()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert engine._pump.done()
+        assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*calls, return_exceptions=True))
+        assert engine._pump.task.done()
 
     asyncio.run(scenario())
 
@@ -449,16 +440,17 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
     if len(devices) < 8:
         pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
     mesh = make_mesh(shape, devices[: int(np.prod(list(shape.values())))])
-    short = dict(turns=2, longest=8, sampling=Sampling(max_new_tokens=6))
+    short = dict(turns=2, longest=8, sampling=Sampling(max_new_tokens=6), beginning=range(10, 30))
     expected = asyncio.run(converse_all(engine, range(3), **short))
     with make_engine(mesh=mesh) as divided:
         ours = asyncio.run(converse_all(divided, range(3), **short))
-        sharding = divided._caches[0][0].sharding
+        sharding = divided._device.caches[0][0].sharding
+        assert divided.stats["shared_tokens"] >= 2 * 20
         assert sharding.num_devices == mesh.size and not sharding.is_fully_replicated
         compilations = divided.stats["compilations"]
         divided.update_weights(make_params(), "1")
         assert [samples(one) for one in asyncio.run(converse_all(divided, range(3), **short))] == [samples(one) for one in ours]
-        assert divided.stats["compilations"] == compilations == divided._programs.prefill._cache_size() + divided._programs.decode._cache_size()
+        assert divided.stats["compilations"] == compilations == compiled(divided)
     for (_, theirs), (_, heard) in zip(expected, ours, strict=True):
         for (_, one), (_, other) in zip(theirs, heard, strict=True):
             assert one.tokens == other.tokens
@@ -471,7 +463,7 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
 def test_bfloat16_stays_near_the_float32_model() -> None:
     with make_engine(compute_dtype=jnp.bfloat16, cache_dtype=jnp.bfloat16) as engine:
         conversations = asyncio.run(converse_all(engine, range(3), turns=2, longest=8, sampling=Sampling(max_new_tokens=6)))
-        assert engine._caches[0][0].dtype == jnp.bfloat16
+        assert engine._device.caches[0][0].dtype == jnp.bfloat16
     gaps = [
         np.abs(np.asarray(sampled.logprobs) - rescore(make_params(), session.tokens, begin, begin + len(sampled.tokens)))
         for session, heard in conversations

@@ -85,7 +85,7 @@ def test_prefill_then_decode_equals_the_full_forward(variant) -> None:
     capacity, batch = 64, 3
     shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
     # What lies in unwritten slots must not matter.
-    k_cache, v_cache = np.full(shape, 50.0, np.float32), np.full(shape, -50.0, np.float32)
+    k_cache, v_cache = np.full(shape, 50.0, np.float32).swapaxes(3, 4), np.full(shape, -50.0, np.float32)
     run = jax.jit(llama.prefill, static_argnums=1)
     begin = np.zeros(batch, int)
     for lengths in ([20, 3, 11], [9, 16, 0]):
@@ -97,7 +97,7 @@ def test_prefill_then_decode_equals_the_full_forward(variant) -> None:
         for row, column in zip(*np.nonzero(positions >= 0), strict=True):
             slot = positions[row, column]
             assert np.abs(got[row, column] - want[row, slot]).max() < TOLERANCE
-            k_cache[:, row, :, slot], v_cache[:, row, :, slot] = k_new[:, row, column], v_new[:, row, column]
+            k_cache[:, row, :, :, slot], v_cache[:, row, :, slot] = k_new[:, row, column], v_new[:, row, column]
         begin += lengths
     layers, rest = llama.unstack(params)
     caches = [(jnp.asarray(k_cache[i]), jnp.asarray(v_cache[i])) for i in range(config.num_layers)]
@@ -112,12 +112,13 @@ def test_decoding_leaves_idle_rows_alone() -> None:
     config = VARIANTS["llama3"]
     layers, rest = llama.unstack(random_params(config))
     cache = jax.random.normal(jax.random.key(0), (2, config.num_kv_heads, 16, config.head_dim))
-    caches = [(cache, cache)] * config.num_layers
+    caches = [(cache.swapaxes(2, 3), cache)] * config.num_layers
     step = jax.jit(lambda tokens, positions, caches: llama.decode_step(layers, rest, config, tokens, positions, caches))
     _, after = step(jnp.array([5, 5]), jnp.array([-1, 3]), caches)
     for k, v in after:
-        assert (k[0] == cache[0]).all() and (v[0] == cache[0]).all()
-        assert (k[1, :, 3] != cache[1, :, 3]).all() and (k[1, :, 4:] == cache[1, :, 4:]).all()
+        for after_one in (k.swapaxes(2, 3), v):
+            assert (after_one[0] == cache[0]).all()
+            assert (after_one[1, :, 3] != cache[1, :, 3]).all() and (after_one[1, :, 4:] == cache[1, :, 4:]).all()
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])

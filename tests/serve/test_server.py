@@ -284,13 +284,13 @@ class Gate:
 
     def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         self._passes = threading.Semaphore(0)
-        decode = server.engine._programs.decode
+        decode = server.engine._device.programs.decode
 
         def held(*args, **options):
             assert self._passes.acquire(timeout=60)
             return decode(*args, **options)
 
-        monkeypatch.setattr(server.engine._programs, "decode", held)
+        monkeypatch.setattr(server.engine._device.programs, "decode", held)
 
     def let(self, chunks: int) -> None:
         self._passes.release(chunks)
@@ -400,7 +400,7 @@ def test_a_failing_engine_is_an_error_of_the_server(strategist: Strategist, monk
 
     with in_background(strategist, ONE_SLOT) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(server.engine._programs, "decode", broken)
+            patch.setattr(server.engine._device.programs, "decode", broken)
             for stream in (False, True):
                 with pytest.raises(openai.InternalServerError, match="could not be sampled"):
                     client.chat.completions.create(**ask(server, stream=stream))
