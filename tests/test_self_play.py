@@ -127,8 +127,8 @@ def test_the_four_comparisons_are_one_table(whole, tmp_path, capsys):
     folders = {mode: EvaluationFolder.of_results(tmp_path / "table" / mode) for mode in ("none", "vanilla", "trained")}
     assert folders["vanilla"].what["strategist"]["weights"] != folders["trained"].what["strategist"]["weights"]
     assert folders["vanilla"].what["strategist"]["name"].endswith("opponents/round-0")
-    values = {mode: values_of(folder.read_episodes(), "sotopia", "reward") for mode, folder in folders.items()}
-    row = next(row for row in rows if (row["strategist"], row["figure"]) == ("trained", "reward"))
+    values = {mode: values_of(folder.read_episodes(), "sotopia", "goal") for mode, folder in folders.items()}
+    row = next(row for row in rows if (row["strategist"], row["figure"]) == ("trained", "goal"))
     assert row["mean"] == estimate(list(values["trained"].values())).mean
     assert row["difference"] == paired_difference(values["none"], values["trained"]).mean and row["against"] == "none"
     shown = capsys.readouterr().out

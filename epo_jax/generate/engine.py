@@ -93,7 +93,7 @@ class Engine:
             config, params, slots=slots, stop_ids=stops, decode_chunk=decode_chunk, weights=weights, compute_dtype=compute_dtype,
             cache_dtype=compute_dtype if cache_dtype is None else cache_dtype, mesh=mesh,
         )  # fmt: skip
-        self._seats = Seats(slots, max_length)
+        self._seats = Seats(slots, max_length, min(prefill_chunk, max_length))
         self._pump = Pump(self._device, shapes, self._seats, stops)
         self._shut = False
         self.update_weights(params, weights_version)

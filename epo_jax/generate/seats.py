@@ -2,7 +2,8 @@
 
 A slot is known by its tokens: the keys and values of its first `held` tokens are in the cache, whoever put them there. They stay
 when a session is closed or gives its slot up, until another session overwrites them. So a session that begins like any other, or
-comes back, finds its beginning, and what is retained needs no memory of its own.
+comes back, finds its beginning, and what is retained needs no memory of its own. Beginnings are shared in whole pieces of the length in which
+prompts are read, so that every token is read in the same piece with sharing as without: who shared what must not change what is sampled.
 
 A session keeps its slot while slots last. When they are short, sessions that are not being sampled (their actor is at work) give
 theirs up, the least recently used first, and read their tokens again later.
@@ -41,7 +42,9 @@ class Slot:
 
 
 class Seats:
-    def __init__(self, slots: int, max_length: int) -> None:
+    def __init__(self, slots: int, max_length: int, piece: int) -> None:
+        """piece: beginnings are shared in multiples of so many tokens."""
+        self._piece = piece
         self._tokens = np.zeros((slots, max_length), np.int32)
         self._slots = [Slot(index, tokens) for index, tokens in enumerate(self._tokens)]
         self._clock = itertools.count(1)
@@ -92,7 +95,9 @@ class Seats:
 
     def beginnings(self, slot: Slot, coming: Iterable[Slot]) -> tuple[Slot, int, int]:
         """How much of this slot's known tokens other slots begin with too: (the slot that holds most of it, how much it holds, how
-        much any of the `coming` ones will)."""
+        much any of the `coming` ones will). Nothing, once the slot holds anything but whole pieces."""
+        if slot.held % self._piece:
+            return slot, 0, 0
         known = self._matches(slot.tokens[: slot.known], [other.known for other in self._slots], beyond=slot.held)
         held = [0 if other is slot else min(int(shared), other.held) for other, shared in zip(self._slots, known, strict=True)]
         most = int(np.argmax(held))
@@ -108,6 +113,6 @@ class Seats:
         if len(like):
             unlike = self._tokens[like, : len(wanted)] != wanted
             first = np.where(unlike.any(axis=1), unlike.argmax(axis=1), len(wanted))
-            shared[like] = np.minimum(first, lengths[like])
+            shared[like] = np.minimum(first, lengths[like]) // self._piece * self._piece
         shared[shared <= beyond] = 0
         return shared

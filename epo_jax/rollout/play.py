@@ -7,6 +7,7 @@ task, its seed and the weights alone, never on its neighbours, so a round that w
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -115,22 +116,26 @@ async def play_episodes(
     on_finish: Callable[[list[Trajectory]], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trajectory]:
-    """Plays `episodes`, at most `at_once` at a time; returns the trajectories of those that finished, in order of their index.
+    """Plays `episodes`; returns the trajectories of those that finished, in order of their index.
 
-    `on_finish` is called with an episode's trajectories as it ends. When `should_stop()` turns true, or an episode raises, unfinished ones are dropped.
+    At most `at_once` trajectories are made at a time, as the engine has slots: a conversation that gave its slot up would be read again in other
+    pieces, and what is sampled would depend on its neighbours in the last bits. `on_finish` is called with an episode's trajectories as it ends.
+    When `should_stop()` turns true, or an episode raises, unfinished ones are dropped.
     """
-    waiting = iter(episodes)
-    running: set[asyncio.Task[list[Trajectory]]] = set()
+    waiting = collections.deque(episodes)
+    running: dict[asyncio.Task[list[Trajectory]], int] = {}
     finished: list[Trajectory] = []
     try:
         while not should_stop():
-            while len(running) < at_once and (episode := next(waiting, None)) is not None:
-                running.add(asyncio.create_task(player.play(episode)))
+            while waiting and (not running or sum(running.values()) + waiting[0].trajectories <= at_once):
+                episode = waiting.popleft()
+                running[asyncio.create_task(player.play(episode))] = episode.trajectories
             if not running:
                 break
             # The timeout only bounds how long a request to stop goes unseen.
-            done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=lambda task: task.exception() is not None):  # what is finished is kept even when one raises
+                del running[task]
                 finished += task.result()
                 on_finish(task.result())
     finally:
