@@ -152,6 +152,8 @@ def get_defaults() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 2
+    # Keeps, besides, the round whose evaluation had the best mean outcome over all environments; its weights are what the run leaves.
+    config.checkpoint.keep_best = False
     config.checkpoint.every_steps = 0  # also in the middle of learning, every so many optimizer steps; 0: never
 
     config.tensorboard = True
