@@ -48,8 +48,6 @@ def get_defaults() -> ConfigDict:
     config.environments.webshop = get_environment(max_turns=10)
     config.environments.webshop.options.pages = "brief"  # full: as the original's; brief: without what the conversation holds already
     config.environments.sotopia = get_environment(max_turns=10, share=0.0)
-
-    config.environments.sotopia = get_environment(max_turns=10, share=0.0)
     config.environments.sotopia.max_words = 10
 
     config.self_play = ConfigDict()  # who sits at the other seat in SOTOPIA (epo_jax/rollout/opponents.py says who they are)

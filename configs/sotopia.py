@@ -34,7 +34,7 @@ def mini(config: ConfigDict) -> None:
     config.rollout.max_context = 512
     config.rollout.max_strategy_tokens = 20
     config.rollout.decode_chunk = 8
-    config.learn.learning_rate = 2e-4
+    config.learn.learning_rate = 4e-4
     config.learn.rows = 8
     config.learn.accumulation = 3
     config.learn.clip_low = 0.2
@@ -42,6 +42,6 @@ def mini(config: ConfigDict) -> None:
     config.learn.max_length = 512
     config.learn.length_buckets = (256, 384, 512)
     config.learn.schedule = "constant"
-    config.credit.discount = 0.8
+    config.credit.discount = 0.95
     config.evaluate.tasks = 200
     config.checkpoint.keep_best = True
