@@ -1,4 +1,16 @@
-"""draft"""
+"""A strategist learns to advise one side of a negotiation in SOTOPIA: rounds of play, judgement and learning, and the best round is kept.
+
+    python -m epo_jax.train --config=configs/sotopia.py                                   a small strategist on the embedded bargaining games
+    python -m epo_jax.train --config=configs/sotopia.py --config.credit.permute=True      the control: nothing to learn from
+
+Nothing is downloaded and no key is needed. A model of 0.9 million parameters is made from nothing and first clones the expert, whose
+strategies are worded from "offer price $86" to "do what seems right" (envs/sotopia/phrases.py); after that it learns from the goal scores of
+its own games against scripted partners of several tempers. 200 held-out games are played before the first round and after every round:
+`curve.png` in the run's folder shows their goal score by round with its 95 % interval (the paper's Fig. 3), and `strategist/` holds the best round.
+
+Why not the shipped mini strategist: it has read households and shops only. Its tokenizer needs 2.8 tokens for a word of these games and 385 for an
+episode, one made from them 1.5 and 215; and this model reads about twice as many tokens a second.
+"""
 
 from __future__ import annotations
 

@@ -394,8 +394,10 @@ class Run:
         best = self.learner.position.best
         if best is None:
             return
-        found = main_figures(read_jsonl(self.folder.evaluation(best.round)))
-        figures = ", ".join(f"{name} {MAIN_FIGURES[name].name} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]" for name, figure in found.items())
+        figures = ", ".join(
+            f"{name} {MAIN_FIGURES[name].name} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+            for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
+        )
         say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:

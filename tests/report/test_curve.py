@@ -18,12 +18,13 @@ def evaluation(step: int, **values: object) -> dict[str, object]:
     return {"kind": "evaluation", "step": step, **{name.replace("__", "/"): value for name, value in values.items()}}
 
 
+WEBSHOP = ("webshop__reward", "webshop__reward_low", "webshop__reward_high")
 ROWS = [
     evaluation(0, sotopia__goal=3.0, sotopia__goal_low=2.5, sotopia__goal_high=3.5),
     {"kind": "round", "step": 1, "sotopia/goal": 9.0, "sotopia/goal_low": 9.0, "sotopia/goal_high": 9.0},
     evaluation(2, sotopia__goal=4.0, sotopia__goal_low=3.5, sotopia__goal_high=4.5),
     evaluation(1, sotopia__goal=None, sotopia__goal_low=None, sotopia__goal_high=None),
-    evaluation(2, sotopia__goal=5.0, sotopia__goal_low=4.5, sotopia__goal_high=5.5, webshop__reward=0.5, webshop__reward_low=0.4, webshop__reward_high=0.6),
+    evaluation(2, sotopia__goal=5.0, sotopia__goal_low=4.5, sotopia__goal_high=5.5, **dict(zip(WEBSHOP, (0.5, 0.4, 0.6), strict=True))),
 ]
 
 
@@ -35,7 +36,8 @@ def test_the_later_of_two_evaluations_of_a_round_counts_and_one_without_a_figure
 
 
 def test_each_environment_has_a_panel_with_its_means_its_band_and_its_best() -> None:
-    figure = curve.draw({"sotopia": [Point(0, 3.0, 2.5, 3.5), Point(1, 5.0, 4.0, 6.0), Point(2, 4.0, 3.0, 4.5)], "webshop": [Point(0, 0.5, 0.4, 0.6)]})
+    goals = [Point(0, 3.0, 2.5, 3.5), Point(1, 5.0, 4.0, 6.0), Point(2, 4.0, 3.0, 4.5)]
+    figure = curve.draw({"sotopia": goals, "webshop": [Point(0, 0.5, 0.4, 0.6)]})
     sotopia, webshop = figure.axes
     assert (sotopia.get_title(), sotopia.get_ylabel()) == ("sotopia", "goal, 0 to 10")
     means = sotopia.get_lines()[0]
