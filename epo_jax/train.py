@@ -195,7 +195,7 @@ class Run:
         trajectories = self._play("evaluation", episodes, sampling, path, values)
         values |= describe_each(trajectories) | self.partners.clients.figures()
         for environment, figure in main_figures(trajectories).items():
-            name = f"{environment}/{MAIN_FIGURES[environment].name}"
+            name = f"{environment}/{MAIN_FIGURES[environment]}"
             values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
         self.metrics.write("evaluation", rounds_done, values)
         curve.save(self.metrics.path, self.folder.curve)
@@ -395,7 +395,7 @@ class Run:
         if best is None:
             return
         figures = ", ".join(
-            f"{name} {MAIN_FIGURES[name].name} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+            f"{name} {MAIN_FIGURES[name]} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
             for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
         )
         say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")

@@ -64,13 +64,9 @@ def test_each_environment_is_reported_by_its_own_figures():
     assert report(now, [], "sotopia") == ""
 
 
-def test_sotopia_is_told_as_a_goal_score_and_every_environment_weighs_alike_in_the_mean_outcome():
+def test_main_figures_are_of_each_environment_and_every_environment_weighs_alike_in_the_mean_outcome():
     def talked(*outcomes):
         return [Trajectory("sotopia", str(task), outcome=outcome, success=outcome >= 0.5) for task, outcome in enumerate(outcomes)]
-
-    told = report(talked(0.75, 0.25), talked(0.5, 0.25), "sotopia")
-    assert "success 50.0% [0.0%, 100.0%], paired difference to before +0.0 points [+0.0, +0.0]" in told
-    assert "goal 5.00 [2.50, 7.50], paired difference to before +1.25 [+0.00, +2.50]; n = 2" in told and "reward" not in told
 
     failed = Trajectory("webshop", "2", outcome=1.0, masked="the actor failed")
     everything = [*talked(0.75, 0.25), Trajectory("webshop", "1", outcome=0.1), failed]

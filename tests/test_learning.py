@@ -27,7 +27,7 @@ def gains(config: str, folder: pathlib.Path, *changes: str) -> dict[str, Estimat
     evaluations = sorted((folder / "evaluation").iterdir())
     before, after = read_jsonl(evaluations[0]), read_jsonl(evaluations[-1])
     return {
-        name: paired_difference(values_of(before, name, MAIN_FIGURES[name].figure), values_of(after, name, MAIN_FIGURES[name].figure))
+        name: paired_difference(values_of(before, name, MAIN_FIGURES[name]), values_of(after, name, MAIN_FIGURES[name]))
         for name in by_environment(before)
     }
 
