@@ -8,6 +8,9 @@ strategies are worded from "offer price $86" to "do what seems right" (envs/soto
 its own games against scripted partners of several tempers. 200 held-out games are played before the first round and after every round:
 `curve.png` in the run's folder shows their goal score by round with its 95 % interval (the paper's Fig. 3), and `strategist/` holds the best round.
 
+The clone of 1,920 demonstrations reaches a goal of 3.5 [3.0, 3.9] of 10 (150 held-out games, seed 0) where the expert's precise words reach 5.7
+(400 games); a third of what it says is still the vaguest of its phrases, which alone would reach 2.7.
+
 Why not the shipped mini strategist: it has read households and shops only. Its tokenizer needs 2.8 tokens for a word of these games and 385 for an
 episode, one made from them 1.5 and 215; and this model reads about twice as many tokens a second.
 """
@@ -37,8 +40,8 @@ def mini(config: ConfigDict) -> None:
     config.model.source = "random"
     config.model.remat = "none"
     config.model.architecture.update(vocab_size=1024, hidden_size=128, intermediate_size=352, head_dim=32)
-    config.warm_start.episodes = 4800
-    config.warm_start.learning_rate = 2e-3
+    config.warm_start.episodes = 1920
+    config.warm_start.learning_rate = 3e-3
     config.warm_start.rows = 8
     config.warm_start.accumulation = 1
     config.rounds = 8
