@@ -69,7 +69,7 @@ def _panel(axes: Axes, environment: str, curve: list[Point]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(curve) == 1:  # a band needs two
         axes.vlines(rounds, curve[0].low, curve[0].high, color="0.6")
-        axes.set_xlim(rounds[0] - 1, rounds[0] + 1)
+        axes.set_xlim(rounds[0] - 0.5, rounds[0] + 0.5)
     axes.set(title=environment, xlabel="rounds learned", ylabel=LABELS.get(MAIN_FIGURES[environment], MAIN_FIGURES[environment]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, loc="best", edgecolor="none")
