@@ -47,7 +47,6 @@ def get_defaults() -> ConfigDict:
     config.environments.alfworld = get_environment(max_turns=20)
     config.environments.webshop = get_environment(max_turns=10)
     config.environments.webshop.options.pages = "brief"  # full: as the original's; brief: without what the conversation holds already
-
     config.environments.sotopia = get_environment(max_turns=10, share=0.0)
     config.environments.sotopia.max_words = 10
 
@@ -152,6 +151,8 @@ def get_defaults() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 2
+    # Keeps, besides, the round whose evaluation had the best mean outcome over all environments; its weights are what the run leaves.
+    config.checkpoint.keep_best = False
     config.checkpoint.every_steps = 0  # also in the middle of learning, every so many optimizer steps; 0: never
 
     config.tensorboard = True

@@ -40,7 +40,7 @@ _UNFINISHED = (".partial-", ".deleted-")
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder, of which the last `keep` are kept.
+    """The checkpoints of one run, in one folder, of which the last `keep` are kept, and the step `always_kept` whatever its age.
 
     `say` is told, in one sentence each, of damaged checkpoints that are passed over.
     """
@@ -50,6 +50,7 @@ class Checkpoints:
             raise UserError(f"checkpoints cannot be written to {folder}: give a folder on a mounted file system (mount the bucket).")
         self.folder = pathlib.Path(folder).absolute()
         self.keep = max(1, keep)
+        self.always_kept: int | None = None
         self._say = say or (lambda sentence: print(sentence, file=sys.stderr))
 
     # --- saving -------------------------------------------------------------------------------------------------------------------------------
@@ -104,7 +105,8 @@ class Checkpoints:
 
     def _delete_oldest(self) -> None:
         for step in sorted(step for step, path in self._steps().items() if _size_damage(path) is None)[: -self.keep]:
-            _remove(self._steps()[step])
+            if step != self.always_kept:
+                _remove(self._steps()[step])
 
     def _tidy(self) -> None:
         """Clear up what a killed process left: a step that was set aside comes back, unfinished ones go."""

@@ -7,13 +7,14 @@ task here, worth the mean of all its episodes and seats: it is drawn whole in a 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 from epo_jax.reward.evaluator import DIMENSIONS, overall
-from epo_jax.trajectory import Trajectory
+from epo_jax.trajectory import Trajectory, by_environment
 
 RESAMPLES = 10_000
 # What one episode says of each figure; None where it says nothing.
@@ -27,6 +28,7 @@ FIGURES = {
     "turns": lambda trajectory: len(trajectory.turns),
     "strategy_tokens": lambda trajectory: _strategy_tokens(trajectory),
 }
+MAIN_FIGURES = {"alfworld": "success", "webshop": "reward", "sotopia": "goal"}  # what an environment is judged by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,19 @@ def task_of(trajectory: Trajectory) -> str:
 def _scores(trajectory: Trajectory) -> dict[str, float]:
     """Dimension → score; none where no evaluator scored."""
     return trajectory.extra.get("scores", {})
+
+
+def main_figures(trajectories: Sequence[Trajectory]) -> dict[str, Estimate]:
+    """Environment → its main figure, of those that have an episode that was not masked; environments by name."""
+    values = {name: values_of(trajectories, name, figure) for name, figure in sorted(MAIN_FIGURES.items())}
+    return {name: estimate(list(of_tasks.values())) for name, of_tasks in values.items() if of_tasks}
+
+
+def mean_outcome(trajectories: Sequence[Trajectory]) -> float:
+    """The mean over environments of the mean outcome of their episodes, in [0, 1]; NaN where every episode was masked."""
+    played = by_environment(trajectory for trajectory in trajectories if trajectory.masked is None)
+    means = [np.mean([trajectory.outcome for trajectory in group]) for group in played.values()]
+    return float(np.mean(means)) if means else math.nan
 
 
 def _strategy_tokens(trajectory: Trajectory) -> float | None:

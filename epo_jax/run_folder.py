@@ -6,6 +6,7 @@
     evaluation/        round_000.jsonl (before the first round), …
     metrics.jsonl, tensorboard/
     page.html          what the run did, to look at (python -m epo_jax.report)
+    curve.png          each environment's main figure on the held-out tasks by round
     api_cache.sqlite   what models behind an API answered; asking the same again costs nothing
     api_spent.sqlite   what they cost, over all starts
     data.json          a run on recorded conversations: which file, and what was left out of it
@@ -85,6 +86,10 @@ class RunFolder:
 
     def evaluation(self, rounds_done: int) -> pathlib.Path:
         return self.path / "evaluation" / f"round_{rounds_done:03d}.jsonl"
+
+    @property
+    def curve(self) -> pathlib.Path:
+        return self.path / "curve.png"
 
     @property
     def checkpoints(self) -> pathlib.Path:

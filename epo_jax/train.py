@@ -26,7 +26,7 @@ from epo_jax import command_line, partners, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import report
+from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.learner import Learner
@@ -35,6 +35,7 @@ from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
 from epo_jax.play_ahead import meanwhile
+from epo_jax.report import curve
 from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.report.page.run_page import RunPage
@@ -193,7 +194,13 @@ class Run:
         episodes = episodes_of_evaluation(self.task_sets, opponent=self.opponents.of_evaluation())
         trajectories = self._play("evaluation", episodes, sampling, path, values)
         values |= describe_each(trajectories) | self.partners.clients.figures()
+        for environment, figure in main_figures(trajectories).items():
+            name = f"{environment}/{MAIN_FIGURES[environment]}"
+            values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
         self.metrics.write("evaluation", rounds_done, values)
+        curve.save(self.metrics.path, self.folder.curve)
+        if self.config.checkpoint.keep_best:
+            self.learner.keep_if_best(mean_outcome(trajectories))
         before = read_jsonl(first) if rounds_done and first.exists() else []
         for task_set in self.task_sets:
             where = f"evaluation after {rounds_done} rounds, {task_set.environment} {task_set.eval_split}"
@@ -201,10 +208,11 @@ class Run:
 
     def finish(self) -> None:
         """Leaves the strategist as a Hugging Face folder and says where everything is."""
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.state.params, self.folder.tokenizer)
-        self.metrics.close()
         self.opponents.shutdown()
         self.engine.shutdown()
+        self._say_best()
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
+        self.metrics.close()
         self.page.write_or_say_why_not()
         say(
             f"done: the strategist is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}; "
@@ -381,6 +389,16 @@ class Run:
         )
         if self.folder.resumed:
             say(f"continuing: {self.learner.position}")
+
+    def _say_best(self) -> None:
+        best = self.learner.position.best
+        if best is None:
+            return
+        figures = ", ".join(
+            f"{name} {MAIN_FIGURES[name]} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+            for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
+        )
+        say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
         values |= describe_each(trajectories) | self.partners.clients.figures()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from epo_jax.evaluation import RESAMPLES, estimate, paired_difference, paired_test, report, values_of
+from epo_jax.evaluation import RESAMPLES, estimate, main_figures, mean_outcome, paired_difference, paired_test, report, values_of
 from epo_jax.trajectory import Trajectory, Turn
 
 
@@ -62,6 +62,18 @@ def test_each_environment_is_reported_by_its_own_figures():
     assert "reward 25.0% [25.0%, 25.0%], paired difference to before +25.0 points" in told
     assert "bought 100.0% [100.0%, 100.0%], paired difference to before +100.0 points [+100.0, +100.0]; n = 1" in told
     assert report(now, [], "sotopia") == ""
+
+
+def test_main_figures_are_of_each_environment_and_every_environment_weighs_alike_in_the_mean_outcome():
+    def talked(*outcomes):
+        return [Trajectory("sotopia", str(task), outcome=outcome, success=outcome >= 0.5) for task, outcome in enumerate(outcomes)]
+
+    failed = Trajectory("webshop", "2", outcome=1.0, masked="the actor failed")
+    everything = [*talked(0.75, 0.25), Trajectory("webshop", "1", outcome=0.1), failed]
+    figures = main_figures(everything)
+    assert {name: (figure.mean, figure.n) for name, figure in figures.items()} == {"sotopia": (5.0, 2), "webshop": (0.1, 1)}
+    assert mean_outcome(everything) == pytest.approx(0.3)
+    assert main_figures([failed]) == {} and math.isnan(mean_outcome([failed]))
 
 
 def test_repeats_of_a_task_are_one_value_and_no_strategy_has_no_length():

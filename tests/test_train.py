@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,9 @@ def test_a_run_leaves_everything_it_promises(unbroken, capsys):
     assert all(turn.advantage is not None and turn.process_reward is not None for t in played for turn in t.turns)
     assert any((folder / "tensorboard").iterdir())
     assert (folder / "page.html").read_text().count('class="block"') == 1 + 2 + 2  # the index, and the conversations of each round and evaluation
+    evaluated = [row for row in rows if row["kind"] == "evaluation"]
+    assert all(row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for row in evaluated for name in ("alfworld/success", "webshop/reward"))
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_both_environments_are_played_and_measured_together(unbroken):
@@ -218,6 +222,21 @@ def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tm
     assert stops >= 3
     jax.tree.map(np.testing.assert_array_equal, unbroken.learner.state.params, run.learner.state.params)
     assert read_jsonl(run.folder.trajectories(1)) == read_jsonl(unbroken.folder.trajectories(1))
+
+
+def test_the_best_round_is_what_a_run_leaves_if_it_is_kept(tmp_path, monkeypatch, capsys):
+    outcomes = iter([0.9, 0.1])
+    monkeypatch.setattr("epo_jax.train.mean_outcome", lambda trajectories: next(outcomes))
+    few = {"rounds": 1, "evaluate.every": 1, "evaluate.tasks": 2, "warm_start.episodes": 8, "rollout.episodes": 8}
+    run = finished(tmp_path / "run", **few, **{"checkpoint.keep_best": True, "checkpoint.keep": 1})
+    assert re.search(r"the best round was 0 of 1: alfworld success .*, webshop reward .*; its weights are checkpoint 1,", capsys.readouterr().out)
+    checkpoints = run.folder.checkpoints
+    _, best, record = restore_params(checkpoints, 1)
+    _, last, _ = restore_params(checkpoints)
+    exported = transformers.AutoModelForCausalLM.from_pretrained(run.folder.export).get_input_embeddings().weight.detach().numpy()
+    assert record["position"]["round"] == 0
+    np.testing.assert_array_equal(exported, best["embed"])
+    assert not np.array_equal(exported, last["embed"])
 
 
 @pytest.mark.parametrize("packing", [False, True])

@@ -14,12 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from envs.alfworld.explorer import Decision, Explorer
+from envs.speaker import MIXED, Speaker
 
-STYLES = ("exact", "plain", "loose", "vague")
-
-# Style weights of the mini strategist's demonstrations. The vague style has the most weight and one wording, so what a clone says
-# likeliest is what helps least: becoming surer of itself makes it worse, and only learning what works makes it better.
-MIXED: Mapping[str, float] = {"exact": 0.15, "plain": 0.25, "loose": 0.25, "vague": 0.35}
 PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 
 # style -> verb of the action, with the purpose where it matters -> wordings.
@@ -83,7 +79,7 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 def phrase(decision: Decision, style: str, rng: random.Random) -> str:
-    """The decision as one sentence of at most about 12 words, "Thought: …", in one of STYLES."""
+    """The decision as one sentence of at most about 12 words, "Thought: …", in one of the styles."""
     wordings = _WORDINGS[style]
     verb = decision.action.partition(" ")[0]
     wording = rng.choice(wordings.get(f"{verb} {decision.purpose}") or wordings.get(verb) or wordings.get("") or ("look around.",))
@@ -97,18 +93,6 @@ def phrase(decision: Decision, style: str, rng: random.Random) -> str:
         spot=spot,
     )
     return f"Thought: {words}"
-
-
-class Speaker:
-    """Says each decision in a style drawn anew every turn, with the given weights."""
-
-    def __init__(self, rng: random.Random, weights: Mapping[str, float] = MIXED) -> None:
-        self.rng = rng
-        self.styles = [style for style in STYLES if weights.get(style, 0) > 0]
-        self.weights = [weights[style] for style in self.styles]
-
-    def say(self, decision: Decision) -> str:
-        return phrase(decision, self.rng.choices(self.styles, self.weights)[0], self.rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +129,7 @@ def demonstrate(
     show how to recover from being misunderstood.
     """
     explorer = Explorer()
-    speaker = Speaker(rng, weights)
+    speaker = Speaker(phrase, rng, weights)
     first = environment.reset(task)
     explorer.reset(first)
     steps: list[Step] = []

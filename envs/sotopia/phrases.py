@@ -7,16 +7,11 @@ Four styles, as in the other environments. `exact` names the whole deal; `plain`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from envs.sotopia.expert import Decision, decide
-
-STYLES = ("exact", "plain", "loose", "vague")
-
-# As in the other environments, the style that helps least has the most weight: a clone that only becomes surer of itself becomes worse.
-MIXED: Mapping[str, float] = {"exact": 0.15, "plain": 0.25, "loose": 0.25, "vague": 0.35}
-PRECISE: Mapping[str, float] = {"exact": 1.0}
+from envs.speaker import Speaker
 
 # style -> purpose -> wordings.
 _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -52,32 +47,20 @@ _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def phrase(decision: Decision, style: str, rng: random.Random) -> str:
-    """The decision as one strategy, "Strategy: …", in one of STYLES."""
+    """The decision as one strategy, "Strategy: …", in one of the styles."""
     wordings = _WORDINGS[style]
     wording = rng.choice(wordings.get(decision.purpose) or wordings[""])
     return "Strategy: " + wording.format(deal=decision.deal, point=decision.point, topic=decision.topic)
 
 
-def demonstrate(
-    seat: Any,
-    task: Any,
-    seed: int,
-    weights: Mapping[str, float] = MIXED,
-    *,
-    max_turns: int = 10,
-    actor: Callable[[str, Sequence[str]], str] | None = None,
-) -> list[tuple[str, str, str]]:
-    """One episode of a SotopiaSeat as the expert advises it, each decision in a style drawn anew: (strategy, action, observation) of each turn.
-
-    actor: makes an action of the strategy's words; without one they are the action.
-    """
-    rng = random.Random(seed)
-    styles = [style for style in STYLES if weights.get(style, 0) > 0]
+def demonstrate(seat: Any, task: Any, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]) -> list[tuple[str, str, str]]:
+    """One episode of a SotopiaSeat as the expert advises `actor(strategy, admissible)`: (strategy, action, observation) of each turn."""
+    speaker = Speaker(phrase, random.Random(seed))
     seat.reset(task)
     turns: list[tuple[str, str, str]] = []
     while len(turns) < max_turns and not seat.done:
-        strategy = phrase(decide(seat.view()), rng.choices(styles, [weights[style] for style in styles])[0], rng)
-        action = strategy if actor is None else actor(strategy, seat.admissible)
+        strategy = speaker.say(decide(seat.view()))
+        action = actor(strategy, seat.admissible)
         observation, _, _, _ = seat.step(action)
         turns.append((strategy, action, observation))
     return turns

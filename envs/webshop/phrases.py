@@ -11,13 +11,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from envs.speaker import MIXED, Speaker
 from envs.webshop.shopper import Decision, Shopper
 
-STYLES = ("exact", "plain", "loose", "vague")
-
-# Style weights of the mini strategist's demonstrations. As in ALFWorld's, the style that helps least has the most weight and one wording:
-# a clone that only becomes surer of itself becomes worse.
-MIXED: Mapping[str, float] = {"exact": 0.15, "plain": 0.25, "loose": 0.25, "vague": 0.35}
 PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 
 # style -> purpose -> wordings.
@@ -55,7 +51,7 @@ _ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "sevent
 
 
 def phrase(decision: Decision, style: str, rng: random.Random) -> str:
-    """The decision as one short sentence, "Thought: …", in one of STYLES."""
+    """The decision as one short sentence, "Thought: …", in one of the styles."""
     wordings = _WORDINGS[style]
     wording = rng.choice(wordings.get(decision.purpose) or wordings.get("") or ("look around.",))
     ordinal = _ORDINALS[decision.place] if decision.place < len(_ORDINALS) else "last"
@@ -76,15 +72,13 @@ def demonstrate(
 
     Without an `actor` the shopper's own action is carried out, whatever was said; with one, what it makes of the words.
     """
-    rng = random.Random(seed)
-    styles = [style for style in STYLES if weights.get(style, 0) > 0]
-    shopper = Shopper()
+    speaker, shopper = Speaker(phrase, random.Random(seed), weights), Shopper()
     shopper.reset(environment.reset(task))
     turns = []
     for _ in range(max_turns):
         admissible = environment.admissible
         action = shopper.act(admissible)
-        strategy = phrase(shopper.decision, rng.choices(styles, [weights[style] for style in styles])[0], rng)
+        strategy = speaker.say(shopper.decision)
         if actor is not None:
             action = actor(strategy, admissible)
         observation, _, done, _ = environment.step(action)

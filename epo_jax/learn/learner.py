@@ -7,6 +7,7 @@ run continues from the optimizer step at which it was stopped.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from epo_jax.batch import TrajectoryBatch
-from epo_jax.checkpoint import Checkpoints
+from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.step import DTYPES, TrainState, accumulated_sharding, init_state, make_step, state_shardings
@@ -31,13 +32,22 @@ from epo_jax.strategist import Strategist
 PHASES = ("warm_start", "rounds")
 
 
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The weights whose evaluation was best: rounds they had learned from, their mean outcome, and the checkpoint that holds them."""
+
+    round: int
+    outcome: float
+    step: int
+
+
 @dataclasses.dataclass
 class Position:
     """Where a run stands.
 
     steps: optimizer steps done in this phase (warm start) or in this round. steps_before: optimizer steps of the phase before this
     round, which name the weights that it begins with. played_ahead: whether the round was played while the one before was learned from.
-    saves: checkpoints written so far.
+    saves: checkpoints written so far. best: of the weights that were evaluated so far.
     """
 
     phase: str = "warm_start"
@@ -46,6 +56,7 @@ class Position:
     steps_before: int = 0
     played_ahead: bool = False
     saves: int = 0
+    best: Best | None = None
 
     def __str__(self) -> str:
         if self.phase == "warm_start":
@@ -119,6 +130,13 @@ class Learner:
         self.position.steps = 0
         self.save()
 
+    def keep_if_best(self, outcome: float) -> None:
+        """Has the present weights outlast retention if no evaluation before was as good; the newest checkpoint holds them. NaN is no evaluation."""
+        best = self.position.best
+        if outcome > (-math.inf if best is None else best.outcome):
+            self.position.best = Best(self.position.round, outcome, self.position.saves)
+            self._checkpoints.always_kept = self.position.saves
+
     # --- what others need -------------------------------------------------------------------------------------------
 
     @property
@@ -137,6 +155,18 @@ class Learner:
             return jax.tree.map(jnp.copy, self.state.params) if copy else self.state.params
         shardings = None if self._mesh is None else param_shardings(self._model, self._mesh)
         return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=shardings)(self.state.params)
+
+    def final_params(self) -> Any:
+        """What the run leaves: the parameters of the best round where it was kept, else the present ones.
+
+        To make room for an earlier round's, the present state is given up: learning is over then. Raises `UserError` if its checkpoint is damaged.
+        """
+        best = self.position.best
+        if best is None or best.step == self.position.saves:
+            return self.state.params
+        self.state = None
+        shardings = None if self._mesh is None else lambda _: param_shardings(self._model, self._mesh)
+        return restore_params(self._checkpoints.folder, best.step, shardings=shardings)[1]
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
@@ -159,7 +189,9 @@ class Learner:
     def _restore(self) -> None:
         """The newest whole checkpoint. Both phases' optimizers keep the same arrays, so either describes what was saved."""
         self.state, record = self._checkpoints.restore(self._abstract_state(), model=self._model.to_hf())
-        self.position = Position(**record["position"])
+        saved = record["position"]
+        self.position = Position(**saved | {"best": Best(**saved["best"]) if saved.get("best") else None})
+        self._checkpoints.always_kept = self.position.best and self.position.best.step
         self._prepare()
 
     def _abstract_state(self) -> TrainState:

@@ -95,7 +95,7 @@ class MetricsWriter:
     """Appends one JSON row a record to `metrics.jsonl`, and the same numbers to TensorBoard if asked for."""
 
     def __init__(self, folder: pathlib.Path, *, tensorboard: bool) -> None:
-        self._path = folder / "metrics.jsonl"
+        self.path = folder / "metrics.jsonl"
         self._events: EventsWriter | None = None
         if tensorboard:
             (folder / "tensorboard").mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ class MetricsWriter:
         for name, value in values.items():
             row[name] = value if isinstance(value, str) or math.isfinite(value) else None
         try:
-            with open(self._path, "a") as file:
+            with open(self.path, "a") as file:
                 file.write(json.dumps(row) + os.linesep)
             if self._events is not None:
                 for name, value in values.items():
@@ -119,7 +119,7 @@ class MetricsWriter:
                         self._events.write_event(Event(wall_time=row["time"], step=step, summary=scalar(f"{kind}/{name}", value)))
                 self._events.flush()
         except OSError as error:
-            raise UserError(f"cannot write metrics in {self._path.parent}: {error.strerror or error}; make room, the same command continues.") from error
+            raise UserError(f"cannot write metrics in {self.path.parent}: {error.strerror or error}; make room, the same command continues.") from error
 
     def close(self) -> None:
         if self._events is not None:

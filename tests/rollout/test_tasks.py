@@ -6,6 +6,8 @@ import collections
 
 import pytest
 
+import envs
+from configs import sotopia
 from configs.alfshop import get_config
 from epo_jax.rollout.prompts import Prompts
 from epo_jax.rollout.tasks import TaskSet, dealt, load, mixed
@@ -53,9 +55,25 @@ def test_a_share_of_zero_is_not_played():
     assert [task_set.environment for task_set in load(config)] == ["webshop"]
 
 
-def test_real_data_is_taken_where_its_folder_is_named(monkeypatch, tmp_path):
-    import envs
+def test_an_environment_without_a_share_is_never_made(monkeypatch):
+    made, make = [], envs.make
+    monkeypatch.setattr(envs, "make", lambda name, **options: made.append(name) or make(name, **options))
+    load(get_config())
+    assert sorted(set(made)) == ["alfworld", "webshop"]
 
+
+def test_sotopia_plays_its_own_games_alone_and_keeps_its_best_round():
+    config = sotopia.get_config()
+    (task_set,) = load(config)
+    assert (task_set.environment, task_set.share, task_set.train_split, task_set.eval_split) == ("sotopia", 1.0, "generated:train", "generated:eval")
+    assert config.checkpoint.keep_best and not get_config().checkpoint.keep_best
+    seat = task_set.make()
+    for task in task_set.train[:200]:
+        seat.reset(task)
+        assert (seat.view().max_turns + 1) // 2 <= task_set.max_turns  # no conversation is cut short
+
+
+def test_real_data_is_taken_where_its_folder_is_named(monkeypatch, tmp_path):
     for name, variable, splits in (("alfworld", "ALFWORLD_DATA", ("train", "valid_seen")), ("webshop", "WEBSHOP_DATA", ("train", "test"))):
         monkeypatch.delenv(variable, raising=False)
         assert envs.make(name).default_splits() == ("generated:train", "generated:eval")

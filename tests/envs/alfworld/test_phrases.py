@@ -11,7 +11,8 @@ import pytest
 from envs.alfworld.engine import AlfworldEngine, Game
 from envs.alfworld.explorer import Explorer
 from envs.alfworld.generator import generate_game
-from envs.alfworld.phrases import MIXED, PRECISE, STYLES, Demonstration, Speaker, demonstrate, phrase
+from envs.alfworld.phrases import PRECISE, Demonstration, demonstrate, phrase
+from envs.speaker import MIXED, STYLES, Speaker
 from epo_jax.rollout.literal import choose
 
 
@@ -85,7 +86,7 @@ def test_styles_are_drawn_by_weight_and_seed() -> None:
     decision = explorer.decision
 
     def words(seed: int, weights: Mapping[str, float]) -> list[str]:
-        speaker = Speaker(random.Random(seed), weights)
+        speaker = Speaker(phrase, random.Random(seed), weights)
         return [speaker.say(decision) for _ in range(400)]
 
     assert words(1, MIXED) == words(1, MIXED)

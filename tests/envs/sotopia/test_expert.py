@@ -11,7 +11,8 @@ from envs.sotopia import generator
 from envs.sotopia.advice import MAX_WORDS, read, words_of
 from envs.sotopia.agreement import read_deal
 from envs.sotopia.expert import Decision, decide
-from envs.sotopia.phrases import MIXED, STYLES, phrase
+from envs.sotopia.phrases import phrase
+from envs.speaker import MIXED, STYLES
 
 
 def advisor(style: str):

@@ -7,6 +7,7 @@ import random
 import pytest
 
 import envs
+from envs.speaker import MIXED, STYLES
 from envs.webshop import phrases, shopper
 from envs.webshop.environment import WebshopEnvironment
 from envs.webshop.pages import SEPARATOR
@@ -117,16 +118,16 @@ def wins(environment, tasks, weights, actor) -> float:
 def test_wins_in_the_project_s_shop_and_the_literal_actor_follows_its_words():
     environment = envs.make("webshop")
     tasks = environment.tasks("generated:eval")[:60]
-    alone = wins(environment, tasks, phrases.MIXED, None)
+    alone = wins(environment, tasks, MIXED, None)
     precise = wins(environment, tasks, phrases.PRECISE, literal.choose)
-    mixed = wins(environment, tasks, phrases.MIXED, literal.choose)
+    mixed = wins(environment, tasks, MIXED, literal.choose)
     assert alone >= 0.95 and precise >= 0.95
     assert 0.5 <= mixed <= 0.9  # vague words cost trips, and leave something to learn
 
 
 def test_wins_most_real_goals(webshop_data):
     environment = WebshopEnvironment(data=webshop_data, nouns="light")
-    assert wins(environment, environment.tasks("test")[:60], phrases.MIXED, None) >= 0.7
+    assert wins(environment, environment.tasks("test")[:60], MIXED, None) >= 0.7
 
 
 def test_a_demonstration_is_true_and_depends_on_its_seed_alone():
@@ -147,6 +148,6 @@ def test_every_purpose_has_words_in_every_style():
     rng = random.Random(0)
     for purpose in ("search", "open", "choose", "buy", "leave", "return", "restart", "wait"):
         decision = shopper.Decision("click[x]", purpose, "x", "color", 3)
-        for style in phrases.STYLES:
+        for style in STYLES:
             words = phrases.phrase(decision, style, rng)
             assert words.startswith("Thought: ") and "{" not in words and len(words.split()) <= 14

@@ -1,0 +1,74 @@
+"""What a learner keeps: the best round's weights, whatever comes after them."""
+
+from __future__ import annotations
+
+import pathlib
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.defaults import get_defaults
+from epo_jax.checkpoint import Checkpoints
+from epo_jax.learn.learner import Best, Learner
+from epo_jax.mesh import make_mesh
+from epo_jax.model import llama
+from epo_jax.model.config import LlamaConfig
+
+MODEL = LlamaConfig(
+    vocab_size=64, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, rope_theta=1e4, rope_scaling=None,
+    rms_norm_eps=1e-5, tie_embeddings=True, sliding_window=None, max_positions=64, architecture="llama", bos_token_id=None, eos_token_ids=(1,),
+    pad_token_id=0,
+)  # fmt: skip
+
+
+def learner(folder: pathlib.Path, devices: int) -> Learner:
+    config = get_defaults()
+    config.checkpoint.keep = 1
+    strategist = SimpleNamespace(config=MODEL, params=llama.init_params(MODEL, jax.random.key(0), dtype=jnp.float32))
+    mesh = make_mesh({"data": 1, "fsdp": devices, "tensor": 1}, jax.devices()[:devices])
+    return Learner(config, strategist, mesh, folder, SimpleNamespace(requested=False), {"warm_start": 0, "rounds": 9})
+
+
+def learn_a_round(learner: Learner) -> None:
+    """A round whose steps double the weights."""
+    learner.state = learner.state._replace(params=jax.tree.map(lambda x: 2 * x, learner.state.params))
+    learner.end_round()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_best_round_outlasts_later_ones_and_starts_and_is_what_the_run_leaves(tmp_path: pathlib.Path, devices: int) -> None:
+    first = learner(tmp_path, devices)
+    first.begin_rounds()
+    first.keep_if_best(0.2)
+    learn_a_round(first)
+    first.keep_if_best(0.9)
+    best = jax.device_get(first.final_params())
+    for outcome in (0.5, 0.9, float("nan")):  # as good is not better
+        learn_a_round(first)
+        first.keep_if_best(outcome)
+    assert first.position.best == Best(round=1, outcome=0.9, step=2)
+    assert Checkpoints(tmp_path).steps() == [2, 5]
+
+    second = learner(tmp_path, devices)  # continues
+    assert second.position == first.position
+    second.keep_if_best(0.3)
+    learn_a_round(second)
+    assert Checkpoints(tmp_path).steps() == [2, 6]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(second.final_params()), best)
+
+    third = learner(tmp_path, devices)
+    third.keep_if_best(0.95)
+    learn_a_round(third)
+    assert Checkpoints(tmp_path).steps() == [6, 7]  # the one that was best before is an old one like any other
+
+
+def test_without_evaluations_the_run_leaves_its_last_weights(tmp_path: pathlib.Path) -> None:
+    only = learner(tmp_path, 1)
+    only.begin_rounds()
+    only.keep_if_best(float("nan"))
+    learn_a_round(only)
+    assert only.position.best is None and Checkpoints(tmp_path).steps() == [2]
+    assert only.final_params() is only.state.params
