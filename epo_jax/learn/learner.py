@@ -22,7 +22,7 @@ from epo_jax.batch import TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.optimizer import make_optimizer
-from epo_jax.learn.step import DTYPES, TrainState, accumulated_sharding, init_state, make_step, state_shardings
+from epo_jax.learn.step import DTYPES, Placed, TrainState, init_state, make_step, state_shardings
 from epo_jax.mesh import param_shardings
 from epo_jax.model.weights import declare
 from epo_jax.report.console import say
@@ -83,16 +83,16 @@ class Learner:
         """
         late: tuple[dict[str, jax.Array], dict[str, float]] | None = None
         every = self._config.checkpoint.every_steps
-        while self.position.steps < total:
+        ahead = self._next_batch(batches) if self.position.steps < total else None
+        while ahead is not None:
             if self._stop.requested:
                 if late is not None:  # the step is saved, so it will not be taken again: its metrics are due now
                     yield _on_host(*late)
                 self.save_and_stop()
-            batch = next(batches)
-            known = {"read_tokens": float(np.count_nonzero(batch.segment_ids))}
-            on_device = batch if self._mesh is None else jax.device_put(batch, accumulated_sharding(self._mesh))
+            on_device, known = ahead
             self.state, metrics = self._step(self.state, on_device)
             self.position.steps += 1
+            ahead = self._next_batch(batches) if self.position.steps < total else None  # made while the device works
             known["optimizer_step"] = self.position.steps_before + self.position.steps
             if late is not None:
                 yield _on_host(*late)
@@ -102,6 +102,11 @@ class Learner:
                 self.save()
         if late is not None:
             yield _on_host(*late)
+
+    def _next_batch(self, batches: Iterator[TrajectoryBatch]) -> tuple[Placed, dict[str, float]]:
+        """The next batch on its way to the devices, and what is known of it."""
+        batch = next(batches)
+        return self._step.put(batch), {"read_tokens": float(np.count_nonzero(batch.segment_ids))}
 
     def begin_rounds(self) -> None:
         """The warm start is over: a fresh optimizer for the rounds."""
@@ -188,6 +193,7 @@ class Learner:
             self._mesh,
             compute_dtype=self._config.model.compute_dtype,
             remat=self._config.model.remat,
+            lengths=() if (self._config.warm_start if warm else learn).packing else learn.length_buckets,
             entropy_weight=0.0 if warm else learn.entropy_weight,
             kl_weight=0.0 if warm else learn.kl_weight,
             clip=(0.0, 0.0) if warm else (learn.clip_low, learn.clip_high),

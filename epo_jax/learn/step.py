@@ -1,24 +1,28 @@
-"""The jit-compiled learning step: gradient of the loss over an accumulated batch, and one AdamW update, in place.
+"""The learning step: gradient of the loss, summed over the passes of an accumulated batch, and one AdamW update, in place.
 
     optimizer = make_optimizer(config.learn, total_steps)
     state = init_state(params, model_config, optimizer, mesh)
-    step = make_step(model_config, optimizer, mesh)
+    step = make_step(model_config, optimizer, mesh, lengths=(256, 512, 1024))
     state, metrics = step(state, batch)          # batch [A,B,T]; the old state is gone (donated)
+
+A step is several compiled programs: one pass forward and backward, compiled once for each length, and what goes before and after the
+passes. So every pass is as long as its own rows need, while the number of compilations stays that of the lengths.
 
 Shapes: A accumulation, B rows, T time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from epo_jax.batch import TrajectoryBatch
+from epo_jax.batch import TrajectoryBatch, pass_lengths
 from epo_jax.errors import UserError
 from epo_jax.learn import losses
 from epo_jax.mesh import batch_sharding, param_shardings
@@ -62,8 +66,8 @@ def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation
     return TrainState(params, moments, everywhere)
 
 
-class Step:
-    """A compiled step, called as step(state, batch) -> (state, metrics). `traces` counts how often it was traced (once a shape)."""
+class Counted:
+    """A jitted function. `traces` counts how often it was traced: once for each shape of its arguments."""
 
     def __init__(self, function: Callable[..., Any], **jit_options: Any) -> None:
         self.traces = 0
@@ -82,6 +86,49 @@ class Step:
         return self._jitted.lower(*arguments)
 
 
+class Sums(NamedTuple):
+    """What the passes of one optimizer step have come to so far: loss and gradient, summed over rows, and what each token scored [A,B,T]."""
+
+    loss: jax.Array
+    gradient: Any
+    logprobs: jax.Array
+    entropies: jax.Array
+
+
+class Placed(NamedTuple):
+    """A batch [A,B,T] on its devices, and the passes that hold something: which of A it is (a scalar there), and its length in tokens."""
+
+    batch: TrajectoryBatch
+    passes: tuple[tuple[jax.Array, int], ...]
+
+
+class Step:
+    """step(state, batch) -> (state, metrics), as `make_step` describes it."""
+
+    def __init__(self, begin: Counted, accumulate: Counted, finish: Counted, *, lengths: Sequence[int], mesh: Mesh | None) -> None:
+        self.begin, self.accumulate, self.finish = begin, accumulate, finish
+        self._lengths, self._mesh = sorted(lengths), mesh
+
+    def __call__(self, state: TrainState, batch: TrajectoryBatch | Placed) -> tuple[TrainState, losses.Metrics]:
+        placed = batch if isinstance(batch, Placed) else self.put(batch)
+        sums = self.begin(state.params, placed.batch)
+        for index, length in placed.passes:
+            sums = self.accumulate(state.params, sums, placed.batch, index, length)
+        return self.finish(state, sums, placed.batch)
+
+    @property
+    def traces(self) -> int:
+        """How many programs were traced so far."""
+        return self.begin.traces + self.accumulate.traces + self.finish.traces
+
+    def put(self, batch: TrajectoryBatch) -> Placed:
+        """A batch of numpy arrays on its way to the devices; nothing waits for its arrival. Each pass is cut to the smallest of the lengths that holds it."""
+        everywhere, divided = (None, None) if self._mesh is None else (NamedSharding(self._mesh, PartitionSpec()), accumulated_sharding(self._mesh))
+        lengths = pass_lengths(batch, self._lengths)
+        passes = tuple((jax.device_put(np.int32(index), everywhere), length) for index, length in enumerate(lengths) if length)
+        return Placed(jax.device_put(batch, divided), passes)
+
+
 def make_step(
     config: LlamaConfig,
     optimizer: optax.GradientTransformation,
@@ -90,6 +137,7 @@ def make_step(
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     chunk: int | None = None,
+    lengths: Sequence[int] = (),
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
     clip: tuple[float, float] = (0.0, 0.0),
@@ -97,9 +145,9 @@ def make_step(
     """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
 
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
-    nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over A, up to the last pass that holds
-    something: empty passes at the end cost nothing. On a mesh B must be a multiple of data * fsdp. Metrics are float32 scalars that stay
-    on the device (reading one waits for the step): those of `losses.policy_metrics`, and
+    nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over the passes that hold something.
+    `lengths` (tokens) are those that a pass may be cut to; none: T. On a mesh B must be a multiple of data * fsdp. Metrics are float32
+    scalars that stay on the device (reading one waits for the step): those of `losses.policy_metrics`, and
       loss       the objective, a mean over trajectories
       grad_norm  global norm of the gradient before clipping
       trajectories
@@ -115,45 +163,54 @@ def make_step(
         )
         return loss, (logprobs, entropies)
 
-    def step(state: TrainState, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
-        Sums = tuple[jax.Array, Any, tuple[jax.Array, jax.Array]]  # loss, gradient, and what each token scored
-
-        def accumulate(index: jax.Array, sums: Sums) -> Sums:
-            loss, total, scored = sums
-            rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False), batch)
-            (more, found), gradient = jax.value_and_grad(row_sum, has_aux=True)(state.params, rows)
-            gradient = jax.tree.map(jnp.add, total, gradient)
-            if shardings is not None:  # each device keeps its shard of the sum only
-                gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
-            return loss + more, gradient, jax.tree.map(lambda whole, part: whole.at[index].set(part), scored, found)
-
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
+    def begin(params: Any, batch: TrajectoryBatch) -> Sums:
         unscored = jnp.zeros(batch.tokens.shape, jnp.float32)
-        # The last passes may be empty: a packed step needs fewer than its shape has, and the last step of an epoch holds what is left.
-        holds_something = jnp.any(batch.segment_ids > 0, axis=(1, 2))
-        passes = jnp.max(jnp.where(holds_something, jnp.arange(1, len(holds_something) + 1), 0))
-        loss, gradient, (logprobs, entropies) = jax.lax.fori_loop(0, passes, accumulate, (jnp.zeros(()), zeros, (unscored, unscored)))
+        return Sums(jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), unscored, unscored)
+
+    def accumulate(params: Any, sums: Sums, batch: TrajectoryBatch, index: jax.Array, length: int) -> Sums:
+        rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False)[:, :length], batch)
+        (loss, (logprobs, entropies)), gradient = jax.value_and_grad(row_sum, has_aux=True)(params, rows)
+        return Sums(
+            sums.loss + loss,
+            jax.tree.map(jnp.add, sums.gradient, gradient),
+            sums.logprobs.at[index, :, :length].set(logprobs),
+            sums.entropies.at[index, :, :length].set(entropies),
+        )
+
+    def finish(state: TrainState, sums: Sums, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
         trajectories = jnp.sum(losses.trajectories_in(batch)).astype(jnp.float32)
-        gradient = jax.tree.map(lambda g: g / jnp.maximum(1.0, trajectories), gradient)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(1.0, trajectories), sums.gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        metrics = losses.policy_metrics(batch, logprobs, entropies) | {
-            "loss": loss / jnp.maximum(1.0, trajectories),
+        metrics = losses.policy_metrics(batch, sums.logprobs, sums.entropies) | {
+            "loss": sums.loss / jnp.maximum(1.0, trajectories),
             "grad_norm": optax.tree.norm(gradient),
             "trajectories": trajectories,
         }
         return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
 
     if mesh is None:
-        shardings = None
-        return Step(step, donate_argnums=0)
-    shardings = state_shardings(config, optimizer, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return Step(step, donate_argnums=0, in_shardings=(shardings, accumulated_sharding(mesh)), out_shardings=(shardings, everywhere))
+        return Step(
+            Counted(begin),
+            Counted(accumulate, donate_argnums=1, static_argnums=4),
+            Counted(finish, donate_argnums=0),
+            lengths=lengths, mesh=None,
+        )  # fmt: skip
+    state, rows, everywhere = state_shardings(config, optimizer, mesh), accumulated_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    sums = Sums(everywhere, state.params, rows, rows)  # of the gradient's sum, each device keeps its shard only
+    return Step(
+        Counted(begin, in_shardings=(state.params, rows), out_shardings=sums),
+        Counted(
+            accumulate, donate_argnums=1, static_argnums=4,
+            in_shardings=(state.params, sums, rows, everywhere), out_shardings=sums,
+        ),
+        Counted(finish, donate_argnums=0, in_shardings=(state, sums, rows), out_shardings=(state, everywhere)),
+        lengths=lengths, mesh=mesh,
+    )  # fmt: skip
 
 
 def make_scorer(
     config: LlamaConfig, mesh: Mesh | None = None, *, compute_dtype: Any = jnp.float32, chunk: int | None = None
-) -> Step:
+) -> Counted:
     """score(params, batch [A,B,T]) -> log-probabilities of the sampled tokens [A,B,T] float32, 0 elsewhere. Nothing is donated."""
     compute_dtype = dtype_of(compute_dtype)
 
@@ -164,9 +221,9 @@ def make_scorer(
         return jax.lax.map(rows, batch)
 
     if mesh is None:
-        return Step(score)
+        return Counted(score)
     sharding = accumulated_sharding(mesh)
-    return Step(score, in_shardings=(param_shardings(config, mesh), sharding), out_shardings=sharding)
+    return Counted(score, in_shardings=(param_shardings(config, mesh), sharding), out_shardings=sharding)
 
 
 def accumulated_sharding(mesh: Mesh) -> NamedSharding:
