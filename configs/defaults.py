@@ -29,6 +29,10 @@ def get_defaults() -> ConfigDict:
     config.model.source = "mini"
     config.model.compute_dtype = "float32"  # of activations and of the weights while playing; learning keeps float32 masters
     config.model.remat = "full"  # none | dots | full: what the backward pass computes again instead of keeping
+    config.model.lora = ConfigDict()  # learns low-rank updates of frozen weights: gradient and optimizer hold those alone
+    config.model.lora.rank = 0  # 0: off, all weights learn
+    config.model.lora.alpha = 16.0  # the update is scaled by alpha / rank
+    config.model.lora.targets = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
     config.model.architecture = ConfigDict()  # for source "random"
     config.model.architecture.vocab_size = 2048
     config.model.architecture.hidden_size = 256

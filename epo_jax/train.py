@@ -113,7 +113,7 @@ class Run:
         position = self.learner.position
         while True:
             if position.steps == 0 and (self._converses or self.config.async_rounds):
-                self.opponents.remember(position.round, self.learner.state.params)
+                self.opponents.remember(position.round, self.learner.exported_params())
             if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
                 self.evaluate()
             if position.round >= self.config.rounds:
@@ -203,7 +203,7 @@ class Run:
 
     def finish(self) -> None:
         """Leaves the strategist as a Hugging Face folder and says where everything is."""
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.state.params, self.folder.tokenizer)
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.exported_params(), self.folder.tokenizer)
         self.metrics.close()
         self.opponents.shutdown()
         self.engine.shutdown()

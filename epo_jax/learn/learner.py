@@ -24,7 +24,8 @@ from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.step import DTYPES, Placed, TrainState, init_state, make_step, state_shardings
 from epo_jax.mesh import param_shardings
-from epo_jax.model.weights import declare
+from epo_jax.model import lora
+from epo_jax.model.fingerprint import fingerprint
 from epo_jax.report.console import say
 from epo_jax.strategist import Strategist
 
@@ -66,9 +67,14 @@ class Learner:
         self._traces_before = 0
         self.position = Position()
         params, strategist.params = strategist.params, None  # the first step donates them: nobody else may hold them
+        self._lora = lora.from_config(config.model.lora)
+        self._frozen, self._base = None, ""  # with LoRA, the model's parameters and their name; else they are the state's
+        if self._lora is not None:
+            self._frozen, self._base = params, fingerprint(params)
+            params = lora.init_adapters(self._model, self._lora, jax.random.key(config.seed))
         self._prepare()
         if self._checkpoints.latest() is None:
-            self.state = init_state(params, self._model, self._optimizer, self._mesh)
+            self.state = init_state(params, self._model, self._optimizer, self._mesh, self._lora)
         else:
             del params
             self._restore()
@@ -113,7 +119,7 @@ class Learner:
         params = self.state.params
         self.position = Position(phase="rounds", saves=self.position.saves)
         self._prepare()
-        self.state = init_state(params, self._model, self._optimizer, self._mesh)
+        self.state = init_state(params, self._model, self._optimizer, self._mesh, self._lora)
         self.save()
 
     def end_round(self, *, played_ahead: bool = False) -> None:
@@ -136,12 +142,24 @@ class Learner:
         return self._traces_before + self._step.traces
 
     def playing_params(self, *, copy: bool = False) -> Any:
-        """The parameters in the dtype that playing computes in. In float32 they are the state's own, gone after the next step, but for a copy."""
-        dtype = DTYPES[self._config.model.compute_dtype]
-        if dtype == jnp.float32:
-            return jax.tree.map(jnp.copy, self.state.params) if copy else self.state.params
+        """The parameters in the dtype that playing computes in. In float32 they may be the state's own, gone after the next step, but for a copy."""
+        params = self._plain_params(DTYPES[self._config.model.compute_dtype])
+        return jax.tree.map(jnp.copy, params) if copy and params is self.state.params else params
+
+    def exported_params(self) -> Any:
+        """The model's parameters as learned so far, float32, with adapters merged into them; they may be the state's own."""
+        return self._plain_params(jnp.float32)
+
+    def _plain_params(self, dtype: Any) -> Any:
+        if self._lora is None and dtype == jnp.float32:
+            return self.state.params
         shardings = None if self._mesh is None else param_shardings(self._model, self._mesh)
-        return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=shardings)(self.state.params)
+
+        def plain(params: Any, frozen: Any) -> Any:
+            whole = params if self._lora is None else lora.merge(frozen, params, self._lora)
+            return jax.tree.map(lambda x: x.astype(dtype), whole)
+
+        return jax.jit(plain, out_shardings=shardings)(self.state.params, self._frozen)
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
@@ -154,6 +172,8 @@ class Learner:
             "model": self._model.to_hf(),
             "seed": self._config.seed,
         }
+        if self._lora is not None:
+            record["lora"] = dataclasses.asdict(self._lora) | {"base": self._base, "source": self._config.model.source}
         self._checkpoints.save(self.position.saves, self.state, record)
 
     def save_and_stop(self) -> None:
@@ -164,17 +184,18 @@ class Learner:
     def _restore(self) -> None:
         """The newest whole checkpoint. Both phases' optimizers keep the same arrays, so either describes what was saved."""
         self.state, record = self._checkpoints.restore(self._abstract_state(), model=self._model.to_hf())
+        lora.check_base(record, self._base)
         self.position = Position(**record["position"])
         self._prepare()
 
     def _abstract_state(self) -> TrainState:
-        params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declare(self._model))
+        params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), lora.declare(self._model, self._lora))
         state = TrainState(params, jax.eval_shape(self._optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
         if self._mesh is None:
             device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             shardings = jax.tree.map(lambda _: device, state)
         else:
-            shardings = state_shardings(self._model, self._optimizer, self._mesh)
+            shardings = state_shardings(self._model, self._optimizer, self._mesh, self._lora)
         return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
 
     def _prepare(self) -> None:
@@ -197,6 +218,8 @@ class Learner:
             entropy_weight=0.0 if warm else learn.entropy_weight,
             kl_weight=0.0 if warm else learn.kl_weight,
             clip=(0.0, 0.0) if warm else (learn.clip_low, learn.clip_high),
+            lora=self._lora,
+            frozen=self._frozen,
         )
 
 

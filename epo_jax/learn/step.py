@@ -25,27 +25,30 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from epo_jax.batch import TrajectoryBatch, pass_lengths
 from epo_jax.errors import UserError
 from epo_jax.learn import losses
-from epo_jax.mesh import batch_sharding, param_shardings
+from epo_jax.mesh import batch_sharding, param_shardings, shardings_of
 from epo_jax.model.config import LlamaConfig
-from epo_jax.model.weights import declare
+from epo_jax.model.lora import Lora, attach, declare
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes: float32 master parameters, the optimizer's moments, and the number of steps taken (int32)."""
+    """Everything that a step changes: the float32 parameters that learn (all, or LoRA's adapters), the optimizer's moments, and the number
+    of steps taken (int32)."""
 
     params: Any
     opt_state: optax.OptState
     step: jax.Array
 
 
-def init_state(params: Any, config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
+def init_state(
+    params: Any, config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None = None, lora: Lora | None = None
+) -> TrainState:
     """A state at step 0. On a mesh everything lies as `state_shardings` says; the moments are made there, never in one place.
 
     The state takes `params` over (the first step donates them): pass a copy of what is still needed.
     """
-    shardings = None if mesh is None else state_shardings(config, optimizer, mesh)
+    shardings = None if mesh is None else state_shardings(config, optimizer, mesh, lora)
     if shardings is not None:
         params = jax.device_put(params, shardings.params)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
@@ -54,11 +57,12 @@ def init_state(params: Any, config: LlamaConfig, optimizer: optax.GradientTransf
     return TrainState(params, opt_state, count if shardings is None else jax.device_put(count, shardings.step))
 
 
-def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Where each array of the state lives: parameters by `mesh.param_shardings`, moments like their parameters, counters everywhere."""
+def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh, lora: Lora | None = None) -> TrainState:
+    """Where each array of the state lives: parameters by the mesh's rules, moments like their parameters, counters everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
-    params = param_shardings(config, mesh)
-    arrays = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declare(config))
+    declared = declare(config, lora)
+    params = shardings_of(declared, mesh)
+    arrays = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declared)
     opt_state = jax.eval_shape(optimizer.init, arrays)
     moments = optax.tree_map_params(
         optimizer, lambda _, sharding: sharding, opt_state, params, transform_non_params=lambda _: everywhere
@@ -105,15 +109,17 @@ class Placed(NamedTuple):
 class Step:
     """step(state, batch) -> (state, metrics), as `make_step` describes it."""
 
-    def __init__(self, begin: Counted, accumulate: Counted, finish: Counted, *, lengths: Sequence[int], mesh: Mesh | None) -> None:
-        self.begin, self.accumulate, self.finish = begin, accumulate, finish
+    def __init__(
+        self, begin: Counted, accumulate: Counted, finish: Counted, *, frozen: Any, lengths: Sequence[int], mesh: Mesh | None
+    ) -> None:
+        self.begin, self.accumulate, self.finish, self.frozen = begin, accumulate, finish, frozen
         self._lengths, self._mesh = sorted(lengths), mesh
 
     def __call__(self, state: TrainState, batch: TrajectoryBatch | Placed) -> tuple[TrainState, losses.Metrics]:
         placed = batch if isinstance(batch, Placed) else self.put(batch)
         sums = self.begin(state.params, placed.batch)
         for index, length in placed.passes:
-            sums = self.accumulate(state.params, sums, placed.batch, index, length)
+            sums = self.accumulate(state.params, self.frozen, sums, placed.batch, index, length)
         return self.finish(state, sums, placed.batch)
 
     @property
@@ -141,12 +147,15 @@ def make_step(
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
     clip: tuple[float, float] = (0.0, 0.0),
+    lora: Lora | None = None,
+    frozen: Any = None,
 ) -> Step:
     """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
 
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
     nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over the passes that hold something.
-    `lengths` (tokens) are those that a pass may be cut to; none: T. On a mesh B must be a multiple of data * fsdp. Metrics are float32
+    `lengths` (tokens) are those that a pass may be cut to; none: T. With `lora`, the state's parameters are adapters, and `frozen` are the
+    model's, on their devices. On a mesh B must be a multiple of data * fsdp. Metrics are float32
     scalars that stay on the device (reading one waits for the step): those of `losses.policy_metrics`, and
       loss       the objective, a mean over trajectories
       grad_norm  global norm of the gradient before clipping
@@ -154,7 +163,9 @@ def make_step(
     """
     compute_dtype = dtype_of(compute_dtype)
 
-    def row_sum(params: Any, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def row_sum(params: Any, frozen: Any, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        if lora is not None:
+            params = attach(frozen, params, lora)
         logprobs, entropies = losses.token_logprobs(
             params, config, batch, compute_dtype=compute_dtype, remat=remat, chunk=chunk, mesh=mesh
         )
@@ -167,9 +178,9 @@ def make_step(
         unscored = jnp.zeros(batch.tokens.shape, jnp.float32)
         return Sums(jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), unscored, unscored)
 
-    def accumulate(params: Any, sums: Sums, batch: TrajectoryBatch, index: jax.Array, length: int) -> Sums:
+    def accumulate(params: Any, frozen: Any, sums: Sums, batch: TrajectoryBatch, index: jax.Array, length: int) -> Sums:
         rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False)[:, :length], batch)
-        (loss, (logprobs, entropies)), gradient = jax.value_and_grad(row_sum, has_aux=True)(params, rows)
+        (loss, (logprobs, entropies)), gradient = jax.value_and_grad(row_sum, has_aux=True)(params, frozen, rows)
         return Sums(
             sums.loss + loss,
             jax.tree.map(jnp.add, sums.gradient, gradient),
@@ -191,20 +202,20 @@ def make_step(
     if mesh is None:
         return Step(
             Counted(begin),
-            Counted(accumulate, donate_argnums=1, static_argnums=4),
+            Counted(accumulate, donate_argnums=2, static_argnums=5),
             Counted(finish, donate_argnums=0),
-            lengths=lengths, mesh=None,
+            frozen=frozen, lengths=lengths, mesh=None,
         )  # fmt: skip
-    state, rows, everywhere = state_shardings(config, optimizer, mesh), accumulated_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    state, rows, everywhere = state_shardings(config, optimizer, mesh, lora), accumulated_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     sums = Sums(everywhere, state.params, rows, rows)  # of the gradient's sum, each device keeps its shard only
     return Step(
         Counted(begin, in_shardings=(state.params, rows), out_shardings=sums),
         Counted(
-            accumulate, donate_argnums=1, static_argnums=4,
-            in_shardings=(state.params, sums, rows, everywhere), out_shardings=sums,
+            accumulate, donate_argnums=2, static_argnums=5, out_shardings=sums,
+            in_shardings=(state.params, None if lora is None else param_shardings(config, mesh), sums, rows, everywhere),
         ),
         Counted(finish, donate_argnums=0, in_shardings=(state, sums, rows), out_shardings=(state, everywhere)),
-        lengths=lengths, mesh=mesh,
+        frozen=frozen, lengths=lengths, mesh=mesh,
     )  # fmt: skip
 
 

@@ -196,15 +196,27 @@ def _block(weights: Params, config: LlamaConfig, x: jax.Array, cos: jax.Array, s
     """One layer: x [B,T,D] -> x, and the keys and values [B,T,K,H] (rotated) that it used. `attention(q, k, v)` -> [B,T,N,H]."""
     dtype = x.dtype
     h = _rms_norm(x, weights["attn_norm"], config.rms_norm_eps)
-    q = rope.rotate(project(h, weights["wq"]), cos, sin)
-    k = rope.rotate(project(h, weights["wk"]), cos, sin)
-    v = project(h, weights["wv"])
+    q = rope.rotate(_adapted(project, h, weights, "wq"), cos, sin)
+    k = rope.rotate(_adapted(project, h, weights, "wk"), cos, sin)
+    v = _adapted(project, h, weights, "wv")
     out = attention(q, k, v)
-    out = out.reshape(*x.shape[:-1], -1)
-    x = x + linear(out, weights["wo"].reshape(out.shape[-1], x.shape[-1]))
+    x = x + _adapted(_from_heads, out.reshape(*x.shape[:-1], -1), weights, "wo")
     h = _rms_norm(x, weights["mlp_norm"], config.rms_norm_eps)
-    gated = jax.nn.silu(linear(h, weights["w_gate"])) * linear(h, weights["w_up"])
-    return (x + linear(gated, weights["w_down"])).astype(dtype), k, v
+    gated = jax.nn.silu(_adapted(linear, h, weights, "w_gate")) * _adapted(linear, h, weights, "w_up")
+    return (x + _adapted(linear, gated, weights, "w_down")).astype(dtype), k, v
+
+
+def _adapted(product, x: jax.Array, weights: Params, name: str) -> jax.Array:
+    """The product of x with a weight, and with the low-rank update that stands beside it where the layer has one (`epo_jax.model.lora`)."""
+    y = product(x, weights[name])
+    if f"{name}_a" not in weights:
+        return y
+    return y + product(_from_heads(x, weights[f"{name}_a"]), weights[f"{name}_b"])
+
+
+def _from_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [..., I], weight [..., O] whose dimensions but the last are I together (heads and head dim) -> [..., O]."""
+    return linear(x, weight.reshape(x.shape[-1], weight.shape[-1]))
 
 
 def _keys_of(cache: jax.Array) -> jax.Array:
