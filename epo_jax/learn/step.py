@@ -25,9 +25,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from epo_jax.batch import TrajectoryBatch, pass_lengths
 from epo_jax.errors import UserError
 from epo_jax.learn import losses
+from epo_jax.learn.optimizer import global_norm
 from epo_jax.mesh import batch_sharding, param_shardings, shardings_of
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.lora import Lora, attach, declare
+from epo_jax.model.stack import Summed
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -91,7 +93,8 @@ class Counted:
 
 
 class Sums(NamedTuple):
-    """What the passes of one optimizer step have come to so far: loss and gradient, summed over rows, and what each token scored [A,B,T]."""
+    """What the passes of one optimizer step have come to so far: loss and gradient, each row's share of the mean over the step's trajectories,
+    and what each token scored [A,B,T]."""
 
     loss: jax.Array
     gradient: Any
@@ -163,7 +166,10 @@ def make_step(
     """
     compute_dtype = dtype_of(compute_dtype)
 
-    def row_sum(params: Any, frozen: Any, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def trajectories_of(batch: TrajectoryBatch) -> jax.Array:
+        return jnp.sum(losses.trajectories_in(batch)).astype(jnp.float32)
+
+    def row_sum(params: Any, frozen: Any, batch: TrajectoryBatch, share: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         if lora is not None:
             params = attach(frozen, params, lora)
         logprobs, entropies = losses.token_logprobs(
@@ -172,30 +178,42 @@ def make_step(
         loss = losses.reinforce_loss(
             batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, clip=clip
         )
-        return loss, (logprobs, entropies)
+        return share * loss, (logprobs, entropies)
+
+    def summed_gradient(params: Any, frozen: Any, total: Any, rows: TrajectoryBatch, share: jax.Array) -> tuple[Any, Any]:
+        """The value of `row_sum`, and `total` plus its gradient; where the layers' is computed layer by layer, it is added there."""
+        if lora is not None or remat != "full":
+            value, gradient = jax.value_and_grad(row_sum, has_aux=True)(params, frozen, rows, share)
+            return value, jax.tree.map(jnp.add, total, gradient)
+        rest, rest_total = ({name: array for name, array in tree.items() if name != "layers"} for tree in (params, total))
+
+        def in_place(rest: Any, layers_total: Any) -> Any:
+            return row_sum(rest | {"layers": Summed(params["layers"], layers_total)}, frozen, rows, share)
+
+        value, (gradient, layers) = jax.value_and_grad(in_place, argnums=(0, 1), has_aux=True)(rest, total["layers"])
+        return value, jax.tree.map(jnp.add, rest_total, gradient) | {"layers": layers}
 
     def begin(params: Any, batch: TrajectoryBatch) -> Sums:
         unscored = jnp.zeros(batch.tokens.shape, jnp.float32)
         return Sums(jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), unscored, unscored)
 
     def accumulate(params: Any, frozen: Any, sums: Sums, batch: TrajectoryBatch, index: jax.Array, length: int) -> Sums:
+        share = 1.0 / jnp.maximum(1.0, trajectories_of(batch))
         rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False)[:, :length], batch)
-        (loss, (logprobs, entropies)), gradient = jax.value_and_grad(row_sum, has_aux=True)(params, frozen, rows)
+        (loss, (logprobs, entropies)), gradient = summed_gradient(params, frozen, sums.gradient, rows, share)
         return Sums(
             sums.loss + loss,
-            jax.tree.map(jnp.add, sums.gradient, gradient),
+            gradient,
             sums.logprobs.at[index, :, :length].set(logprobs),
             sums.entropies.at[index, :, :length].set(entropies),
         )
 
     def finish(state: TrainState, sums: Sums, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
-        trajectories = jnp.sum(losses.trajectories_in(batch)).astype(jnp.float32)
-        gradient = jax.tree.map(lambda g: g / jnp.maximum(1.0, trajectories), sums.gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(sums.gradient, state.opt_state, state.params)
         metrics = losses.policy_metrics(batch, sums.logprobs, sums.entropies) | {
-            "loss": sums.loss / jnp.maximum(1.0, trajectories),
-            "grad_norm": optax.tree.norm(gradient),
-            "trajectories": trajectories,
+            "loss": sums.loss,
+            "grad_norm": global_norm(sums.gradient),
+            "trajectories": trajectories_of(batch),
         }
         return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
 

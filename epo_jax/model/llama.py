@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from epo_jax.mesh import constrain
-from epo_jax.model import rope
+from epo_jax.model import rope, stack
 from epo_jax.model.attention import attend
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.dense import linear, project
@@ -69,13 +69,13 @@ def hidden_states(
 ) -> jax.Array:
     """The last layer's output after the final norm: tokens, positions, segment_ids int32 [B,T] -> [B,T,D] in compute_dtype.
 
-    Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass: "none" keeps
-    every intermediate value, "dots" the matrix products with weights, "full" only each layer's input.
+    Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass, as `stack.run`
+    says; params["layers"] may be `stack.Summed`.
     """
     x = constrain(_embed(params, tokens, compute_dtype), mesh, "batch", "length", "activation")
     cos, sin = rope.angles(config, positions)
 
-    def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+    def layer(x: jax.Array, weights: Params) -> jax.Array:
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return attend(
                 q, k, v, q_positions=positions, kv_positions=positions, q_segment_ids=segment_ids, kv_segment_ids=segment_ids,
@@ -83,9 +83,9 @@ def hidden_states(
             )  # fmt: skip
 
         x, _, _ = _block(weights, config, x, cos, sin, attention)
-        return constrain(x, mesh, "batch", "length", "activation"), None
+        return constrain(x, mesh, "batch", "length", "activation")
 
-    x, _ = jax.lax.scan(_remat(layer, remat), x, params["layers"])
+    x = stack.run(layer, params["layers"], x, remat)
     return _rms_norm(x, params["final_norm"], config.rms_norm_eps)
 
 
@@ -234,12 +234,3 @@ def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     return (normed.astype(x.dtype)) * scale.astype(x.dtype)
-
-
-def _remat(layer, how: str):
-    if how == "none":
-        return layer
-    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-    if how not in policies:
-        raise ValueError(f"remat is 'none', 'dots' or 'full', not {how!r}")
-    return jax.checkpoint(layer, policy=policies[how], prevent_cse=False)

@@ -155,7 +155,9 @@ def test_packing_gives_the_same_step() -> None:
 
 
 def test_remat_changes_nothing(plain) -> None:
-    assert_close(run(batch_of(ADVANTAGES, rows=8), remat="full")[0], plain[0], atol=1e-5)
+    """"full" also adds the layers' gradients in place: here over three passes."""
+    assert_close(run(batch_of(ADVANTAGES, rows=3, accumulation=3), remat="full")[0], plain[0], atol=1e-5)
+    assert_close(run(batch_of(ADVANTAGES, rows=8), remat="dots")[0], plain[0], atol=1e-5)
 
 
 def test_old_state_is_donated_and_the_step_counts(adam_step) -> None:
@@ -197,7 +199,7 @@ def test_eight_devices_give_what_one_gives(mesh, plain) -> None:
 
 def test_eight_devices_with_a_tied_head_and_the_optional_terms(mesh) -> None:
     batch = batch_of(ADVANTAGES, rows=8)
-    options = {"entropy_weight": 0.01, "kl_weight": 0.01, "config": dataclasses.replace(CONFIG, tie_embeddings=True)}
+    options = {"entropy_weight": 0.01, "kl_weight": 0.01, "remat": "full", "config": dataclasses.replace(CONFIG, tie_embeddings=True)}
     one, one_metrics = run(batch, **options)
     eight, eight_metrics = run(batch, mesh=mesh, **options)
     assert_close(eight, one, atol=1e-5)
