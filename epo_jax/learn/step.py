@@ -158,8 +158,8 @@ def make_step(
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
     nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over the passes that hold something.
     `lengths` (tokens) are those that a pass may be cut to; none: T. With `lora`, the state's parameters are adapters, and `frozen` are the
-    model's, on their devices. On a mesh B must be a multiple of data * fsdp. Metrics are float32
-    scalars that stay on the device (reading one waits for the step): those of `losses.policy_metrics`, and
+    model's, on their devices. On a mesh B must be a multiple of data * fsdp. Metrics are float32 scalars that stay on the device (reading one
+    waits for the step): those of `losses.policy_metrics`, and
       loss       the objective, a mean over trajectories
       grad_norm  global norm of the gradient before clipping
       trajectories

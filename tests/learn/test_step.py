@@ -175,7 +175,7 @@ def test_traces_are_counted_once_a_shape() -> None:
     for rows, accumulation, expected in ((8, 1, 1), (8, 1, 1), (4, 2, 2)):
         placed = step.put(batch_of(ADVANTAGES, rows=rows, accumulation=accumulation))
         sums = jax.eval_shape(step.begin, state.params, placed.batch)
-        step.accumulate.lower(state.params, sums, placed.batch, placed.passes[0][0], LENGTH)
+        step.accumulate.lower(state.params, None, sums, placed.batch, placed.passes[0][0], LENGTH)
         assert step.accumulate.traces == expected
 
 
@@ -286,7 +286,7 @@ def test_the_compiled_step_never_holds_all_logits() -> None:
     batch = batch_of(ADVANTAGES, rows=8)
     sums = jax.eval_shape(step.begin, state.params, batch)
     programs = (
-        step.accumulate.lower(state.params, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), LENGTH),
+        step.accumulate.lower(state.params, None, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), LENGTH),
         step.finish.lower(state, sums, batch),
     )
     found = re.findall(r"\w\d+\[(\d+(?:,\d+)*)\]", "".join(program.compile().as_text() for program in programs))
@@ -314,7 +314,7 @@ def test_the_gradient_and_the_state_are_worked_on_in_place() -> None:
     """The compiler aliases every array of the sums, and of the state, with the result that takes its place."""
     state, batch, step = jax.eval_shape(lambda: new_state(ADAM)), batch_of(ADVANTAGES, rows=8), make_step(CONFIG, ADAM)
     sums = jax.eval_shape(step.begin, state.params, batch)
-    pass_ = step.accumulate.lower(state.params, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), LENGTH).compile()
+    pass_ = step.accumulate.lower(state.params, None, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), LENGTH).compile()
     size = lambda tree: sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(tree))
     assert pass_.memory_analysis().alias_size_in_bytes == size(sums)
     assert step.finish.lower(state, sums, batch).compile().memory_analysis().alias_size_in_bytes == size(state)
