@@ -17,6 +17,8 @@ def get_defaults() -> ConfigDict:
     config.name = "run"
     config.workdir = ""  # where the run writes; "" = runs/<name>
     config.seed = 0
+    # Where compiled programs are kept for the next start: auto (.compilation_cache beside the run's folder, 2 GiB at most), a folder, or none
+    config.compilation_cache = "auto"
 
     config.learn_from = "rounds"  # rounds of self-play | recorded conversations (configs/offline.py)
     config.data = ""  # recorded: a file in the published conversation format
@@ -27,6 +29,10 @@ def get_defaults() -> ConfigDict:
     config.model.source = "mini"
     config.model.compute_dtype = "float32"  # of activations and of the weights while playing; learning keeps float32 masters
     config.model.remat = "full"  # none | dots | full: what the backward pass computes again instead of keeping
+    config.model.lora = ConfigDict()  # learns low-rank updates of frozen weights: gradient and optimizer hold those alone
+    config.model.lora.rank = 0  # 0: off, all weights learn
+    config.model.lora.alpha = 16.0  # the update is scaled by alpha / rank
+    config.model.lora.targets = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
     config.model.architecture = ConfigDict()  # for source "random"
     config.model.architecture.vocab_size = 2048
     config.model.architecture.hidden_size = 256
@@ -113,7 +119,7 @@ def get_defaults() -> ConfigDict:
     # Recorded conversations that are longer: drop whole turns at the end, or split. A split part begins again with the opening messages, and the
     # human message before its first turn is joined to the last of them; its turns weigh what they would in the whole conversation.
     config.learn.overlong = "drop"
-    config.learn.length_buckets = (256, 384, 512, 640, 768, 1024)
+    config.learn.length_buckets = (256, 384, 512, 640, 768, 1024)  # lengths of a forward pass, each compiled once
     # Several trajectories in a row instead of padding: the same steps, loss and gradient, less padding, a few more lengths to compile.
     # A packed pass has one row a device, of at most twice max_length and `rows` * max_length in all; `length_buckets` are not used.
     config.learn.packing = False

@@ -1,7 +1,7 @@
 """Trajectories with advantages to arrays of fixed shapes: the only form in which the learner sees them.
 
-`pad` lays one trajectory in a row; `pack` lays several, as segments that do not see each other. Both give the same optimizer steps:
-the same trajectories in the same order, each counted once, so that loss and gradient are equal but for rounding.
+`pad` lays one trajectory in a row; `pack` lays several, as segments that do not see each other. Both give the same optimizer steps: the same
+trajectories, each counted once, so that loss and gradient are equal but for rounding.
 
 Shapes: A accumulation (forward passes of one optimizer step), B rows, T time.
 """
@@ -53,7 +53,7 @@ class BatchCounts:
     shortened: int = 0  # that lost whole turns at their end
     dropped_turns: int = 0  # that they lost, those of the `too_long` included
     tokens: int = 0  # in the batches, padding not counted
-    padding: int = 0  # entries that are padding, in passes that hold something (the step does not compute the others)
+    padding: int = 0  # entries that are padding and that the step computes: none of empty passes, nor past a pass's own length
 
     @property
     def padding_share(self) -> float:
@@ -88,10 +88,11 @@ def pad(
     pad_id: int,
     accumulation: int = 1,
 ) -> tuple[list[TrajectoryBatch], BatchCounts]:
-    """Batches [accumulation, rows, T], one trajectory a row, in the order given; each is one optimizer step.
+    """Batches [accumulation, rows, T], one trajectory a row; each is one optimizer step, of the next trajectories in the order given.
 
-    T is the smallest of `length_buckets` (tokens) that holds the step's longest trajectory, so the step compiles at most once a bucket. The
-    last step is filled up with empty rows. `max_length` (tokens) cuts: a longer trajectory loses whole turns at its end. Its advantages were
+    Within a step the longest trajectories come first, so that those of a pass are about equally long: each pass is computed at the smallest
+    of `length_buckets` (tokens) that holds it, and the step compiles at most once a bucket. T is the largest bucket. The last step is filled
+    up with empty rows. `max_length` (tokens) cuts: a longer trajectory loses whole turns at its end. Its advantages were
     computed from the whole episode, so the outcome is not lost with them, and T_i still counts all its turns: what stays weighs what it
     would have weighed. Masked trajectories are left out.
 
@@ -103,10 +104,9 @@ def pad(
     pieces, counts = _pieces(trajectories, max_length)
     batches = []
     for group in _steps(pieces, rows * accumulation):
-        longest = max(len(piece.tokens) for piece in group)
-        length = next(bucket for bucket in buckets if bucket >= longest)
-        batches.append(_stack([[piece] for piece in group], accumulation, rows, length, pad_id))
-        _count(batches[-1], counts)
+        longest_first = sorted(group, key=lambda piece: -len(piece.tokens))
+        batches.append(_stack([[piece] for piece in longest_first], accumulation, rows, buckets[-1], pad_id))
+        _count(batches[-1], counts, buckets)
     return batches, counts
 
 
@@ -142,8 +142,18 @@ def pack(
     for group in _steps(pieces, rows * accumulation):
         length, packed = _first_fit(group, lengths, ways)
         batches.append(_stack(packed, -(-rows * accumulation // ways), ways, length, pad_id))
-        _count(batches[-1], counts)
+        _count(batches[-1], counts, [length])
     return batches, counts
+
+
+def pass_lengths(batch: TrajectoryBatch, lengths: Sequence[int]) -> list[int]:
+    """For each pass of a batch [A,B,T] the smallest of the ascending `lengths` that holds all its tokens; T where none does, 0 for an empty pass."""
+    result = []
+    for segments in batch.segment_ids:
+        held = np.flatnonzero(np.any(segments > 0, axis=0))
+        needed, whole = (int(held[-1]) + 1 if held.size else 0), segments.shape[-1]
+        result.append(next((length for length in lengths if needed <= length <= whole), whole) if needed else 0)
+    return result
 
 
 def turns_that_fit(trajectory: Trajectory, max_length: int) -> int:
@@ -267,9 +277,8 @@ def _stack(packed: Sequence[Sequence[_Piece]], accumulation: int, rows: int, len
     return TrajectoryBatch(*(array.reshape(accumulation, rows, length) for array in batch))
 
 
-def _count(batch: TrajectoryBatch, counts: BatchCounts) -> None:
-    """Tokens and padding of the passes that hold something."""
-    held = batch.segment_ids > 0
-    tokens = int(held.sum())
+def _count(batch: TrajectoryBatch, counts: BatchCounts, lengths: Sequence[int]) -> None:
+    """Tokens, and the padding of passes that are cut to the `lengths`."""
+    tokens = int((batch.segment_ids > 0).sum())
     counts.tokens += tokens
-    counts.padding += int(held.any(axis=(1, 2)).sum()) * held[0].size - tokens
+    counts.padding += sum(pass_lengths(batch, lengths)) * batch.segment_ids.shape[1] - tokens

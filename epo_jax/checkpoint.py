@@ -209,8 +209,7 @@ def restore_params(
     """(model configuration, parameters, record) of a run's checkpoint, without its optimizer: for export and evaluation.
 
     The model configuration is `record["model"]`; `name` is where the parameters stand in the saved state (dots between levels). `shardings` is a
-    pytree of shardings like the parameters, or a function from the model configuration to one (`lambda c: mesh.param_shardings(...)`), or
-    None for one device.
+    pytree of shardings like the parameters, or a function from the record to one, or None for one device.
     """
     _, path, record = Checkpoints(folder)._find(step)
     stored: Any = _stored_tree(path)
@@ -220,7 +219,7 @@ def restore_params(
         stored = stored[part]
     model = record.get("model", {})
     if callable(shardings):
-        shardings = shardings(model)
+        shardings = shardings(record)
     if shardings is None:
         one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shardings = jax.tree.map(lambda _: one_device, stored)

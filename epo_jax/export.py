@@ -10,11 +10,10 @@ import pathlib
 from absl import flags
 
 from epo_jax import command_line
-from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
 from epo_jax.model import hf_weights
-from epo_jax.model.config import LlamaConfig
 from epo_jax.run_folder import run_of
+from epo_jax.strategist import params_of_run
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, or its folder of checkpoints.")
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write; it must not exist, or be empty.")
@@ -36,8 +35,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, step: int | None = No
     run = run_of(checkpoint)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already holds something: give another --output, or remove it first.")
-    model, params, _ = restore_params(run / "checkpoints", step)
-    hf_weights.save(output, LlamaConfig.from_hf(model), params, run / "tokenizer")
+    model, params, _ = params_of_run(run, step)
+    hf_weights.save(output, model, params, run / "tokenizer")
 
 
 if __name__ == "__main__":

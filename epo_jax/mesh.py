@@ -36,6 +36,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "table_rows": None,
     "table_model": ("fsdp", "tensor"),
     "norm": None,
+    "rank": None,
     "activation": None,
 }
 
@@ -75,7 +76,12 @@ def spec(*logical: str) -> PartitionSpec:
 
 def param_shardings(config: LlamaConfig, mesh: Mesh) -> dict[str, Any]:
     """The tree of the parameters, with a `NamedSharding` for each array."""
-    return jax.tree.map(lambda weight: NamedSharding(mesh, spec(*weight.axes)), declare(config))
+    return shardings_of(declare(config), mesh)
+
+
+def shardings_of(declared: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """A `NamedSharding` for each `Weight` of a tree."""
+    return jax.tree.map(lambda weight: NamedSharding(mesh, spec(*weight.axes)), declared)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from epo_jax import recorded, strategist as strategists
+from epo_jax import compilation, recorded, strategist as strategists
 from epo_jax.batch import BatchCounts, TrajectoryBatch, make_batches
 from epo_jax.errors import UserError
 from epo_jax.interrupt import StopRequest
@@ -47,6 +47,8 @@ class OfflineRun:
         if not self.conversations:
             raise UserError(f"no conversation of {config.data} fits into {learn.max_length} tokens: give a larger --config.learn.max_length.")
         self.folder = RunFolder.open(config)
+        if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
+            say(trouble)
         self._remember_data({"rows": file.rows, "malformed": [row._asdict() for row in file.malformed], "cut": dataclasses.asdict(cut)})
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
@@ -63,7 +65,7 @@ class OfflineRun:
             self.learner.begin_rounds()
         while self.learner.position.round < self.config.learn.epochs:
             self.learn()
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.state.params, self.folder.tokenizer)
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.exported_params(), self.folder.tokenizer)
         self.metrics.close()
         say(f"done: the strategist is in {self.folder.export} (a Hugging Face folder), metrics beside it in {self.folder.path}")
 
@@ -81,6 +83,7 @@ class OfflineRun:
         if rows:
             values = {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "logprob", "entropy", "grad_norm")}
             values |= {"padding_share": counts.padding_share, "dropped_turns": counts.dropped_turns, "compilations": self.learner.compilations}
+            values["compile_seconds"] = compilation.seconds()
             values["learn_tokens_per_second"] = sum(row["read_tokens"] for row in rows) / (time.monotonic() - start)
             self.metrics.write("pass", position.round + 1, values)
             say(

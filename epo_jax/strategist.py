@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
-from epo_jax.mesh import check_divides, param_shardings
-from epo_jax.model import gguf_weights, hf_weights, llama, mini_tokenizer
+from epo_jax.mesh import check_divides, param_shardings, shardings_of
+from epo_jax.model import gguf_weights, hf_weights, llama, lora, mini_tokenizer
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
+from epo_jax.model.fingerprint import fingerprint
 from epo_jax.model.tokenizer import Tokenizer
 from epo_jax.run_folder import run_of
 
@@ -51,7 +52,9 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
     Raises:
       UserError: missing or damaged weights, an unsupported architecture, or a mesh that does not divide the model.
     """
-    path = find(config.model.source)
+    path, adapted = find(config.model.source), lora.from_config(config.model.lora)
+    if adapted is not None and path is None:
+        raise UserError("model.lora adapts weights that were trained before, and random ones were not: give another --config.model.source, or rank 0.")
     if path is None:
         tokenizer = Tokenizer(mini_tokenizer.train(tokenizer_texts(), config.model.architecture.vocab_size))
         model_config = _random_config(config.model.architecture, tokenizer)
@@ -62,7 +65,9 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
         )
         params = initialise(jax.random.key(config.seed))
         return Strategist("random", model_config, params, tokenizer, ConversationFormat(tokenizer))
-    return _from_files(path, mesh, jnp.float32)
+    strategist = _from_files(path, mesh, jnp.float32)
+    lora.declare(strategist.config, adapted)  # refuses a rank that the model does not have
+    return strategist
 
 
 def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Strategist:
@@ -77,12 +82,11 @@ def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTyp
     """
     if is_run(source):
         run = run_of(pathlib.Path(source))
-        shardings = None if mesh is None else lambda model: _shardings(LlamaConfig.from_hf(model), mesh)
-        model, params, record = restore_params(run / "checkpoints", step, shardings=shardings)
+        model, params, record = params_of_run(run, step, mesh)
         tokenizer = Tokenizer.load(run / "tokenizer")
         params = jax.tree.map(lambda x: x.astype(dtype), params)
         found = record.get("position", {}).get("saves", step)
-        return Strategist(run.absolute().name, LlamaConfig.from_hf(model), params, tokenizer, ConversationFormat(tokenizer), found)
+        return Strategist(run.absolute().name, model, params, tokenizer, ConversationFormat(tokenizer), found)
     path = find(source)
     if path is None:
         raise UserError("random weights are only for training: give a run's folder, a Hugging Face folder, or mini.")
@@ -97,9 +101,24 @@ def is_run(source: str) -> bool:
     return (folder / "checkpoints").is_dir() or (folder.name == "checkpoints" and (folder.parent / "tokenizer").is_dir())
 
 
-def _shardings(config: LlamaConfig, mesh: Mesh) -> dict[str, Any]:
-    check_divides(config, mesh)
-    return param_shardings(config, mesh)
+def params_of_run(run: pathlib.Path, step: int | None = None, mesh: Mesh | None = None) -> tuple[LlamaConfig, Any, dict[str, Any]]:
+    """Model, parameters and record of a run's checkpoint. Adapters (LoRA) are merged into the weights that they were learned on.
+
+    Raises `UserError` where there is no such checkpoint, or those weights are not there any more.
+    """
+
+    def shardings(record: dict[str, Any]) -> dict[str, Any]:
+        config = LlamaConfig.from_hf(record["model"])
+        check_divides(config, mesh)
+        return shardings_of(lora.declare(config, lora.from_record(record)), mesh)
+
+    model, params, record = restore_params(run / "checkpoints", step, shardings=None if mesh is None else shardings)
+    config, adapted = LlamaConfig.from_hf(model), lora.from_record(record)
+    if adapted is not None:
+        base = _from_files(find(record["lora"]["source"]), mesh, jnp.float32).params
+        lora.check_base(record, fingerprint(base))
+        params = jax.jit(lora.merge, static_argnums=2)(base, params, adapted)
+    return config, params, record
 
 
 def _from_files(path: pathlib.Path, mesh: Mesh | None, dtype: jax.typing.DTypeLike) -> Strategist:

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from epo_jax import command_line, partners, self_play, strategist as strategists
+from epo_jax import command_line, compilation, partners, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
@@ -86,6 +86,8 @@ class Run:
             config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
         )
         self.folder = RunFolder.open(config)
+        if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
+            say(trouble)
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
         self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
@@ -112,7 +114,7 @@ class Run:
         position = self.learner.position
         while True:
             if position.steps == 0 and (self._converses or self.config.async_rounds):
-                self.opponents.remember(position.round, self.learner.state.params)
+                self.opponents.remember(position.round, self.learner.exported_params())
             if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
                 self.evaluate()
             if position.round >= self.config.rounds:
@@ -403,6 +405,7 @@ class Run:
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
         values |= describe_each(trajectories) | self.partners.clients.figures()
         values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
+        values["compile_seconds"] = compilation.seconds()
         round = self.learner.position.round
         self.metrics.write("round", round, values)
         report_round(f"round {round} of {self.config.rounds}", values)

@@ -40,6 +40,7 @@ TINY = {
     "learn.length_buckets": (128,),
     "checkpoint.every_steps": 0,
     "tensorboard": False,
+    "compilation_cache": "none",
 }
 
 

@@ -31,6 +31,7 @@ OPPONENTS = {
     "self_play.opponents.react": 1.0,
     "self_play.memory": 1,
     "rounds": 4,
+    "compilation_cache": "none",
     "evaluate.every": 4,
     "evaluate.tasks": 6,
 }

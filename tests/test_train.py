@@ -72,6 +72,7 @@ TINY = {
     "warm_start.rows": 8,
     "warm_start.accumulation": 1,
     "rounds": 2,
+    "compilation_cache": "none",
     "evaluate.tasks": 4,
     "evaluate.every": 2,
 }
@@ -106,7 +107,7 @@ def test_a_run_leaves_everything_it_promises(unbroken, capsys):
     for row in rounds:
         assert row["logprob_gap"] < 1e-4  # the learner scores what was sampled as the sampler did
         assert row["episodes"] == 16 and row["masked"] == 0
-        for name in ("reward", "success", "advantage_nonzero_share", "grad_norm", "strategy_tokens", "repeated_token_share", "seconds_play", "seconds_judge", "seconds_learn", "compilations"):  # fmt: skip
+        for name in ("reward", "success", "advantage_nonzero_share", "grad_norm", "strategy_tokens", "repeated_token_share", "seconds_play", "seconds_judge", "seconds_learn", "compilations", "compile_seconds"):  # fmt: skip
             assert isinstance(row[name], (int, float)), name
     assert rounds[1]["compilations"] <= rounds[0]["compilations"] + 3  # shapes are bucketed
     played = read_jsonl(folder / "trajectories" / "round_001.jsonl")

@@ -23,9 +23,10 @@ from epo_jax.batch import TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.optimizer import make_optimizer
-from epo_jax.learn.step import DTYPES, TrainState, accumulated_sharding, init_state, make_step, state_shardings
-from epo_jax.mesh import param_shardings
-from epo_jax.model.weights import declare
+from epo_jax.learn.step import DTYPES, Placed, TrainState, init_state, make_step, state_shardings
+from epo_jax.mesh import param_shardings, shardings_of
+from epo_jax.model import lora
+from epo_jax.model.fingerprint import fingerprint
 from epo_jax.report.console import say
 from epo_jax.strategist import Strategist
 
@@ -77,9 +78,14 @@ class Learner:
         self._traces_before = 0
         self.position = Position()
         params, strategist.params = strategist.params, None  # the first step donates them: nobody else may hold them
+        self._lora = lora.from_config(config.model.lora)
+        self._frozen, self._base = None, ""  # with LoRA, the model's parameters and their name; else they are the state's
+        if self._lora is not None:
+            self._frozen, self._base = params, fingerprint(params)
+            params = lora.init_adapters(self._model, self._lora, jax.random.key(config.seed))
         self._prepare()
         if self._checkpoints.latest() is None:
-            self.state = init_state(params, self._model, self._optimizer, self._mesh)
+            self.state = init_state(params, self._model, self._optimizer, self._mesh, self._lora)
         else:
             del params
             self._restore()
@@ -94,16 +100,16 @@ class Learner:
         """
         late: tuple[dict[str, jax.Array], dict[str, float]] | None = None
         every = self._config.checkpoint.every_steps
-        while self.position.steps < total:
+        ahead = self._next_batch(batches) if self.position.steps < total else None
+        while ahead is not None:
             if self._stop.requested:
                 if late is not None:  # the step is saved, so it will not be taken again: its metrics are due now
                     yield _on_host(*late)
                 self.save_and_stop()
-            batch = next(batches)
-            known = {"read_tokens": float(np.count_nonzero(batch.segment_ids))}
-            on_device = batch if self._mesh is None else jax.device_put(batch, accumulated_sharding(self._mesh))
+            on_device, known = ahead
             self.state, metrics = self._step(self.state, on_device)
             self.position.steps += 1
+            ahead = self._next_batch(batches) if self.position.steps < total else None  # made while the device works
             known["optimizer_step"] = self.position.steps_before + self.position.steps
             if late is not None:
                 yield _on_host(*late)
@@ -114,12 +120,17 @@ class Learner:
         if late is not None:
             yield _on_host(*late)
 
+    def _next_batch(self, batches: Iterator[TrajectoryBatch]) -> tuple[Placed, dict[str, float]]:
+        """The next batch on its way to the devices, and what is known of it."""
+        batch = next(batches)
+        return self._step.put(batch), {"read_tokens": float(np.count_nonzero(batch.segment_ids))}
+
     def begin_rounds(self) -> None:
         """The warm start is over: a fresh optimizer for the rounds."""
         params = self.state.params
         self.position = Position(phase="rounds", saves=self.position.saves)
         self._prepare()
-        self.state = init_state(params, self._model, self._optimizer, self._mesh)
+        self.state = init_state(params, self._model, self._optimizer, self._mesh, self._lora)
         self.save()
 
     def end_round(self, *, played_ahead: bool = False) -> None:
@@ -149,24 +160,38 @@ class Learner:
         return self._traces_before + self._step.traces
 
     def playing_params(self, *, copy: bool = False) -> Any:
-        """The parameters in the dtype that playing computes in. In float32 they are the state's own, gone after the next step, but for a copy."""
-        dtype = DTYPES[self._config.model.compute_dtype]
-        if dtype == jnp.float32:
-            return jax.tree.map(jnp.copy, self.state.params) if copy else self.state.params
+        """The parameters in the dtype that playing computes in. In float32 they may be the state's own, gone after the next step, but for a copy."""
+        params = self._plain_params(DTYPES[self._config.model.compute_dtype])
+        return jax.tree.map(jnp.copy, params) if copy and params is self.state.params else params
+
+    def exported_params(self) -> Any:
+        """The model's parameters as learned so far, float32, with adapters merged into them; they may be the state's own."""
+        return self._plain_params(jnp.float32)
+
+    def _plain_params(self, dtype: Any) -> Any:
+        if self._lora is None and dtype == jnp.float32:
+            return self.state.params
         shardings = None if self._mesh is None else param_shardings(self._model, self._mesh)
-        return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=shardings)(self.state.params)
+
+        def plain(params: Any, frozen: Any) -> Any:
+            whole = params if self._lora is None else lora.merge(frozen, params, self._lora)
+            return jax.tree.map(lambda x: x.astype(dtype), whole)
+
+        return jax.jit(plain, out_shardings=shardings)(self.state.params, self._frozen)
 
     def final_params(self) -> Any:
-        """What the run leaves: the parameters of the best round where it was kept, else the present ones.
+        """What the run leaves: the parameters of the best round where it was kept, else the present ones, as `exported_params`.
 
         To make room for an earlier round's, the present state is given up: learning is over then. Raises `UserError` if its checkpoint is damaged.
         """
         best = self.position.best
         if best is None or best.step == self.position.saves:
-            return self.state.params
+            return self.exported_params()
         self.state = None
-        shardings = None if self._mesh is None else lambda _: param_shardings(self._model, self._mesh)
-        return restore_params(self._checkpoints.folder, best.step, shardings=shardings)[1]
+        shardings = None if self._mesh is None else shardings_of(lora.declare(self._model, self._lora), self._mesh)
+        _, params, _ = restore_params(self._checkpoints.folder, best.step, shardings=shardings)
+        self.state = TrainState(params, None, None)
+        return self.exported_params()
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
@@ -179,6 +204,8 @@ class Learner:
             "model": self._model.to_hf(),
             "seed": self._config.seed,
         }
+        if self._lora is not None:
+            record["lora"] = dataclasses.asdict(self._lora) | {"base": self._base, "source": self._config.model.source}
         self._checkpoints.save(self.position.saves, self.state, record)
 
     def save_and_stop(self) -> None:
@@ -189,19 +216,20 @@ class Learner:
     def _restore(self) -> None:
         """The newest whole checkpoint. Both phases' optimizers keep the same arrays, so either describes what was saved."""
         self.state, record = self._checkpoints.restore(self._abstract_state(), model=self._model.to_hf())
+        lora.check_base(record, self._base)
         saved = record["position"]
         self.position = Position(**saved | {"best": Best(**saved["best"]) if saved.get("best") else None})
         self._checkpoints.always_kept = self.position.best and self.position.best.step
         self._prepare()
 
     def _abstract_state(self) -> TrainState:
-        params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declare(self._model))
+        params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), lora.declare(self._model, self._lora))
         state = TrainState(params, jax.eval_shape(self._optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
         if self._mesh is None:
             device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             shardings = jax.tree.map(lambda _: device, state)
         else:
-            shardings = state_shardings(self._model, self._optimizer, self._mesh)
+            shardings = state_shardings(self._model, self._optimizer, self._mesh, self._lora)
         return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
 
     def _prepare(self) -> None:
@@ -220,9 +248,12 @@ class Learner:
             self._mesh,
             compute_dtype=self._config.model.compute_dtype,
             remat=self._config.model.remat,
+            lengths=() if (self._config.warm_start if warm else learn).packing else learn.length_buckets,
             entropy_weight=0.0 if warm else learn.entropy_weight,
             kl_weight=0.0 if warm else learn.kl_weight,
             clip=(0.0, 0.0) if warm else (learn.clip_low, learn.clip_high),
+            lora=self._lora,
+            frozen=self._frozen,
         )
 
 

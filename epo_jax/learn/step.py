@@ -1,47 +1,56 @@
-"""The jit-compiled learning step: gradient of the loss over an accumulated batch, and one AdamW update, in place.
+"""The learning step: gradient of the loss, summed over the passes of an accumulated batch, and one AdamW update, in place.
 
     optimizer = make_optimizer(config.learn, total_steps)
     state = init_state(params, model_config, optimizer, mesh)
-    step = make_step(model_config, optimizer, mesh)
+    step = make_step(model_config, optimizer, mesh, lengths=(256, 512, 1024))
     state, metrics = step(state, batch)          # batch [A,B,T]; the old state is gone (donated)
+
+A step is several compiled programs: one pass forward and backward, compiled once for each length, and what goes before and after the
+passes. So every pass is as long as its own rows need, while the number of compilations stays that of the lengths.
 
 Shapes: A accumulation, B rows, T time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from epo_jax.batch import TrajectoryBatch
+from epo_jax.batch import TrajectoryBatch, pass_lengths
 from epo_jax.errors import UserError
 from epo_jax.learn import losses
-from epo_jax.mesh import batch_sharding, param_shardings
+from epo_jax.learn.optimizer import global_norm
+from epo_jax.mesh import batch_sharding, param_shardings, shardings_of
 from epo_jax.model.config import LlamaConfig
-from epo_jax.model.weights import declare
+from epo_jax.model.lora import Lora, attach, declare
+from epo_jax.model.stack import Summed
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes: float32 master parameters, the optimizer's moments, and the number of steps taken (int32)."""
+    """Everything that a step changes: the float32 parameters that learn (all, or LoRA's adapters), the optimizer's moments, and the number
+    of steps taken (int32)."""
 
     params: Any
     opt_state: optax.OptState
     step: jax.Array
 
 
-def init_state(params: Any, config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
+def init_state(
+    params: Any, config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None = None, lora: Lora | None = None
+) -> TrainState:
     """A state at step 0. On a mesh everything lies as `state_shardings` says; the moments are made there, never in one place.
 
     The state takes `params` over (the first step donates them): pass a copy of what is still needed.
     """
-    shardings = None if mesh is None else state_shardings(config, optimizer, mesh)
+    shardings = None if mesh is None else state_shardings(config, optimizer, mesh, lora)
     if shardings is not None:
         params = jax.device_put(params, shardings.params)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
@@ -50,11 +59,12 @@ def init_state(params: Any, config: LlamaConfig, optimizer: optax.GradientTransf
     return TrainState(params, opt_state, count if shardings is None else jax.device_put(count, shardings.step))
 
 
-def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Where each array of the state lives: parameters by `mesh.param_shardings`, moments like their parameters, counters everywhere."""
+def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh, lora: Lora | None = None) -> TrainState:
+    """Where each array of the state lives: parameters by the mesh's rules, moments like their parameters, counters everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
-    params = param_shardings(config, mesh)
-    arrays = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declare(config))
+    declared = declare(config, lora)
+    params = shardings_of(declared, mesh)
+    arrays = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declared)
     opt_state = jax.eval_shape(optimizer.init, arrays)
     moments = optax.tree_map_params(
         optimizer, lambda _, sharding: sharding, opt_state, params, transform_non_params=lambda _: everywhere
@@ -62,8 +72,8 @@ def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation
     return TrainState(params, moments, everywhere)
 
 
-class Step:
-    """A compiled step, called as step(state, batch) -> (state, metrics). `traces` counts how often it was traced (once a shape)."""
+class Counted:
+    """A jitted function. `traces` counts how often it was traced: once for each shape of its arguments."""
 
     def __init__(self, function: Callable[..., Any], **jit_options: Any) -> None:
         self.traces = 0
@@ -82,6 +92,52 @@ class Step:
         return self._jitted.lower(*arguments)
 
 
+class Sums(NamedTuple):
+    """What the passes of one optimizer step have come to so far: loss and gradient, each row's share of the mean over the step's trajectories,
+    and what each token scored [A,B,T]."""
+
+    loss: jax.Array
+    gradient: Any
+    logprobs: jax.Array
+    entropies: jax.Array
+
+
+class Placed(NamedTuple):
+    """A batch [A,B,T] on its devices, and the passes that hold something: which of A it is (a scalar there), and its length in tokens."""
+
+    batch: TrajectoryBatch
+    passes: tuple[tuple[jax.Array, int], ...]
+
+
+class Step:
+    """step(state, batch) -> (state, metrics), as `make_step` describes it."""
+
+    def __init__(
+        self, begin: Counted, accumulate: Counted, finish: Counted, *, frozen: Any, lengths: Sequence[int], mesh: Mesh | None
+    ) -> None:
+        self.begin, self.accumulate, self.finish, self.frozen = begin, accumulate, finish, frozen
+        self._lengths, self._mesh = sorted(lengths), mesh
+
+    def __call__(self, state: TrainState, batch: TrajectoryBatch | Placed) -> tuple[TrainState, losses.Metrics]:
+        placed = batch if isinstance(batch, Placed) else self.put(batch)
+        sums = self.begin(state.params, placed.batch)
+        for index, length in placed.passes:
+            sums = self.accumulate(state.params, self.frozen, sums, placed.batch, index, length)
+        return self.finish(state, sums, placed.batch)
+
+    @property
+    def traces(self) -> int:
+        """How many programs were traced so far."""
+        return self.begin.traces + self.accumulate.traces + self.finish.traces
+
+    def put(self, batch: TrajectoryBatch) -> Placed:
+        """A batch of numpy arrays on its way to the devices; nothing waits for its arrival. Each pass is cut to the smallest of the lengths that holds it."""
+        everywhere, divided = (None, None) if self._mesh is None else (NamedSharding(self._mesh, PartitionSpec()), accumulated_sharding(self._mesh))
+        lengths = pass_lengths(batch, self._lengths)
+        passes = tuple((jax.device_put(np.int32(index), everywhere), length) for index, length in enumerate(lengths) if length)
+        return Placed(jax.device_put(batch, divided), passes)
+
+
 def make_step(
     config: LlamaConfig,
     optimizer: optax.GradientTransformation,
@@ -90,70 +146,100 @@ def make_step(
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     chunk: int | None = None,
+    lengths: Sequence[int] = (),
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
     clip: tuple[float, float] = (0.0, 0.0),
+    lora: Lora | None = None,
+    frozen: Any = None,
 ) -> Step:
     """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
 
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
-    nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over A, up to the last pass that holds
-    something: empty passes at the end cost nothing. On a mesh B must be a multiple of data * fsdp. Metrics are float32 scalars that stay
-    on the device (reading one waits for the step): those of `losses.policy_metrics`, and
+    nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over the passes that hold something.
+    `lengths` (tokens) are those that a pass may be cut to; none: T. With `lora`, the state's parameters are adapters, and `frozen` are the
+    model's, on their devices. On a mesh B must be a multiple of data * fsdp. Metrics are float32 scalars that stay on the device (reading one
+    waits for the step): those of `losses.policy_metrics`, and
       loss       the objective, a mean over trajectories
       grad_norm  global norm of the gradient before clipping
       trajectories
     """
     compute_dtype = dtype_of(compute_dtype)
 
-    def row_sum(params: Any, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def trajectories_of(batch: TrajectoryBatch) -> jax.Array:
+        return jnp.sum(losses.trajectories_in(batch)).astype(jnp.float32)
+
+    def row_sum(params: Any, frozen: Any, batch: TrajectoryBatch, share: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        if lora is not None:
+            params = attach(frozen, params, lora)
         logprobs, entropies = losses.token_logprobs(
             params, config, batch, compute_dtype=compute_dtype, remat=remat, chunk=chunk, mesh=mesh
         )
         loss = losses.reinforce_loss(
             batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, clip=clip
         )
-        return loss, (logprobs, entropies)
+        return share * loss, (logprobs, entropies)
 
-    def step(state: TrainState, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
-        Sums = tuple[jax.Array, Any, tuple[jax.Array, jax.Array]]  # loss, gradient, and what each token scored
+    def summed_gradient(params: Any, frozen: Any, total: Any, rows: TrajectoryBatch, share: jax.Array) -> tuple[Any, Any]:
+        """The value of `row_sum`, and `total` plus its gradient; where the layers' is computed layer by layer, it is added there."""
+        if lora is not None or remat != "full":
+            value, gradient = jax.value_and_grad(row_sum, has_aux=True)(params, frozen, rows, share)
+            return value, jax.tree.map(jnp.add, total, gradient)
+        rest, rest_total = ({name: array for name, array in tree.items() if name != "layers"} for tree in (params, total))
 
-        def accumulate(index: jax.Array, sums: Sums) -> Sums:
-            loss, total, scored = sums
-            rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False), batch)
-            (more, found), gradient = jax.value_and_grad(row_sum, has_aux=True)(state.params, rows)
-            gradient = jax.tree.map(jnp.add, total, gradient)
-            if shardings is not None:  # each device keeps its shard of the sum only
-                gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
-            return loss + more, gradient, jax.tree.map(lambda whole, part: whole.at[index].set(part), scored, found)
+        def in_place(rest: Any, layers_total: Any) -> Any:
+            return row_sum(rest | {"layers": Summed(params["layers"], layers_total)}, frozen, rows, share)
 
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        value, (gradient, layers) = jax.value_and_grad(in_place, argnums=(0, 1), has_aux=True)(rest, total["layers"])
+        return value, jax.tree.map(jnp.add, rest_total, gradient) | {"layers": layers}
+
+    def begin(params: Any, batch: TrajectoryBatch) -> Sums:
         unscored = jnp.zeros(batch.tokens.shape, jnp.float32)
-        # The last passes may be empty: a packed step needs fewer than its shape has, and the last step of an epoch holds what is left.
-        holds_something = jnp.any(batch.segment_ids > 0, axis=(1, 2))
-        passes = jnp.max(jnp.where(holds_something, jnp.arange(1, len(holds_something) + 1), 0))
-        loss, gradient, (logprobs, entropies) = jax.lax.fori_loop(0, passes, accumulate, (jnp.zeros(()), zeros, (unscored, unscored)))
-        trajectories = jnp.sum(losses.trajectories_in(batch)).astype(jnp.float32)
-        gradient = jax.tree.map(lambda g: g / jnp.maximum(1.0, trajectories), gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        metrics = losses.policy_metrics(batch, logprobs, entropies) | {
-            "loss": loss / jnp.maximum(1.0, trajectories),
-            "grad_norm": optax.tree.norm(gradient),
-            "trajectories": trajectories,
+        return Sums(jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), unscored, unscored)
+
+    def accumulate(params: Any, frozen: Any, sums: Sums, batch: TrajectoryBatch, index: jax.Array, length: int) -> Sums:
+        share = 1.0 / jnp.maximum(1.0, trajectories_of(batch))
+        rows = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False)[:, :length], batch)
+        (loss, (logprobs, entropies)), gradient = summed_gradient(params, frozen, sums.gradient, rows, share)
+        return Sums(
+            sums.loss + loss,
+            gradient,
+            sums.logprobs.at[index, :, :length].set(logprobs),
+            sums.entropies.at[index, :, :length].set(entropies),
+        )
+
+    def finish(state: TrainState, sums: Sums, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
+        updates, opt_state = optimizer.update(sums.gradient, state.opt_state, state.params)
+        metrics = losses.policy_metrics(batch, sums.logprobs, sums.entropies) | {
+            "loss": sums.loss,
+            "grad_norm": global_norm(sums.gradient),
+            "trajectories": trajectories_of(batch),
         }
         return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
 
     if mesh is None:
-        shardings = None
-        return Step(step, donate_argnums=0)
-    shardings = state_shardings(config, optimizer, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return Step(step, donate_argnums=0, in_shardings=(shardings, accumulated_sharding(mesh)), out_shardings=(shardings, everywhere))
+        return Step(
+            Counted(begin),
+            Counted(accumulate, donate_argnums=2, static_argnums=5),
+            Counted(finish, donate_argnums=0),
+            frozen=frozen, lengths=lengths, mesh=None,
+        )  # fmt: skip
+    state, rows, everywhere = state_shardings(config, optimizer, mesh, lora), accumulated_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    sums = Sums(everywhere, state.params, rows, rows)  # of the gradient's sum, each device keeps its shard only
+    return Step(
+        Counted(begin, in_shardings=(state.params, rows), out_shardings=sums),
+        Counted(
+            accumulate, donate_argnums=2, static_argnums=5, out_shardings=sums,
+            in_shardings=(state.params, None if lora is None else param_shardings(config, mesh), sums, rows, everywhere),
+        ),
+        Counted(finish, donate_argnums=0, in_shardings=(state, sums, rows), out_shardings=(state, everywhere)),
+        frozen=frozen, lengths=lengths, mesh=mesh,
+    )  # fmt: skip
 
 
 def make_scorer(
     config: LlamaConfig, mesh: Mesh | None = None, *, compute_dtype: Any = jnp.float32, chunk: int | None = None
-) -> Step:
+) -> Counted:
     """score(params, batch [A,B,T]) -> log-probabilities of the sampled tokens [A,B,T] float32, 0 elsewhere. Nothing is donated."""
     compute_dtype = dtype_of(compute_dtype)
 
@@ -164,9 +250,9 @@ def make_scorer(
         return jax.lax.map(rows, batch)
 
     if mesh is None:
-        return Step(score)
+        return Counted(score)
     sharding = accumulated_sharding(mesh)
-    return Step(score, in_shardings=(param_shardings(config, mesh), sharding), out_shardings=sharding)
+    return Counted(score, in_shardings=(param_shardings(config, mesh), sharding), out_shardings=sharding)
 
 
 def accumulated_sharding(mesh: Mesh) -> NamedSharding:

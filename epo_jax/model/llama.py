@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from epo_jax.mesh import constrain
-from epo_jax.model import rope
+from epo_jax.model import rope, stack
 from epo_jax.model.attention import attend
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.dense import linear, project
@@ -69,13 +69,13 @@ def hidden_states(
 ) -> jax.Array:
     """The last layer's output after the final norm: tokens, positions, segment_ids int32 [B,T] -> [B,T,D] in compute_dtype.
 
-    Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass: "none" keeps
-    every intermediate value, "dots" the matrix products with weights, "full" only each layer's input.
+    Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass, as `stack.run`
+    says; params["layers"] may be `stack.Summed`.
     """
     x = constrain(_embed(params, tokens, compute_dtype), mesh, "batch", "length", "activation")
     cos, sin = rope.angles(config, positions)
 
-    def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+    def layer(x: jax.Array, weights: Params) -> jax.Array:
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return attend(
                 q, k, v, q_positions=positions, kv_positions=positions, q_segment_ids=segment_ids, kv_segment_ids=segment_ids,
@@ -83,9 +83,9 @@ def hidden_states(
             )  # fmt: skip
 
         x, _, _ = _block(weights, config, x, cos, sin, attention)
-        return constrain(x, mesh, "batch", "length", "activation"), None
+        return constrain(x, mesh, "batch", "length", "activation")
 
-    x, _ = jax.lax.scan(_remat(layer, remat), x, params["layers"])
+    x = stack.run(layer, params["layers"], x, remat)
     return _rms_norm(x, params["final_norm"], config.rms_norm_eps)
 
 
@@ -196,15 +196,27 @@ def _block(weights: Params, config: LlamaConfig, x: jax.Array, cos: jax.Array, s
     """One layer: x [B,T,D] -> x, and the keys and values [B,T,K,H] (rotated) that it used. `attention(q, k, v)` -> [B,T,N,H]."""
     dtype = x.dtype
     h = _rms_norm(x, weights["attn_norm"], config.rms_norm_eps)
-    q = rope.rotate(project(h, weights["wq"]), cos, sin)
-    k = rope.rotate(project(h, weights["wk"]), cos, sin)
-    v = project(h, weights["wv"])
+    q = rope.rotate(_adapted(project, h, weights, "wq"), cos, sin)
+    k = rope.rotate(_adapted(project, h, weights, "wk"), cos, sin)
+    v = _adapted(project, h, weights, "wv")
     out = attention(q, k, v)
-    out = out.reshape(*x.shape[:-1], -1)
-    x = x + linear(out, weights["wo"].reshape(out.shape[-1], x.shape[-1]))
+    x = x + _adapted(_from_heads, out.reshape(*x.shape[:-1], -1), weights, "wo")
     h = _rms_norm(x, weights["mlp_norm"], config.rms_norm_eps)
-    gated = jax.nn.silu(linear(h, weights["w_gate"])) * linear(h, weights["w_up"])
-    return (x + linear(gated, weights["w_down"])).astype(dtype), k, v
+    gated = jax.nn.silu(_adapted(linear, h, weights, "w_gate")) * _adapted(linear, h, weights, "w_up")
+    return (x + _adapted(linear, gated, weights, "w_down")).astype(dtype), k, v
+
+
+def _adapted(product, x: jax.Array, weights: Params, name: str) -> jax.Array:
+    """The product of x with a weight, and with the low-rank update that stands beside it where the layer has one (`epo_jax.model.lora`)."""
+    y = product(x, weights[name])
+    if f"{name}_a" not in weights:
+        return y
+    return y + product(_from_heads(x, weights[f"{name}_a"]), weights[f"{name}_b"])
+
+
+def _from_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [..., I], weight [..., O] whose dimensions but the last are I together (heads and head dim) -> [..., O]."""
+    return linear(x, weight.reshape(x.shape[-1], weight.shape[-1]))
 
 
 def _keys_of(cache: jax.Array) -> jax.Array:
@@ -222,12 +234,3 @@ def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     return (normed.astype(x.dtype)) * scale.astype(x.dtype)
-
-
-def _remat(layer, how: str):
-    if how == "none":
-        return layer
-    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-    if how not in policies:
-        raise ValueError(f"remat is 'none', 'dots' or 'full', not {how!r}")
-    return jax.checkpoint(layer, policy=policies[how], prevent_cse=False)

@@ -81,7 +81,7 @@ ROUND_ROWS = (
     ("padding", "padding_share", "{:.1%}"),
     ("play / judge / learn, seconds", ("seconds_play", "seconds_judge", "seconds_learn"), "{:.1f}"),
     ("played / learned, tokens/s", ("play_tokens_per_second", "learn_tokens_per_second"), "{:.0f}"),
-    ("compilations so far", "compilations", "{:.0f}"),
+    ("compilations so far, seconds", ("compilations", "compile_seconds"), "{:.0f}"),
 )
 # Only where an API model plays a part.
 API_ROWS = tuple(

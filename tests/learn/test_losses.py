@@ -49,7 +49,10 @@ def test_published_loss_and_gradient(shared: pathlib.Path, case: int) -> None:
     reference = np.load(shared / "reference" / "epo_loss.npz")
     logits, tokens, labels, scores, loss, grad = (reference[f"case{case}/{name}"] for name in ("logits", "tokens", "labels", "scores", "loss", "grad"))
     rows, length = tokens.shape
-    (batch,), _ = pad(trajectories_from_labels(tokens, labels, scores), length_buckets=(length,), rows=rows, max_length=length, pad_id=0)
+    trajectories = trajectories_from_labels(tokens, labels, scores)
+    (batch,), _ = pad(trajectories, length_buckets=(length,), rows=rows, max_length=length, pad_id=0)
+    longest_first = sorted(range(rows), key=lambda row: -len(trajectories[row].tokens))  # as a batch has them
+    logits, grad = logits[longest_first], grad[longest_first]
     batch = TrajectoryBatch(*(jnp.asarray(array[0]) for array in batch))
 
     def published(logits: jax.Array) -> jax.Array:

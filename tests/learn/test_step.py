@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from epo_jax.batch import TrajectoryBatch, pack, pad
+from epo_jax.batch import TrajectoryBatch, pack, pad, pass_lengths
 from epo_jax.errors import UserError
 from epo_jax.learn.optimizer import Learning, make_optimizer
 from epo_jax.learn.step import TrainState, init_state, make_scorer, make_step, state_shardings
@@ -155,7 +155,9 @@ def test_packing_gives_the_same_step() -> None:
 
 
 def test_remat_changes_nothing(plain) -> None:
-    assert_close(run(batch_of(ADVANTAGES, rows=8), remat="full")[0], plain[0], atol=1e-5)
+    """"full" also adds the layers' gradients in place: here over three passes."""
+    assert_close(run(batch_of(ADVANTAGES, rows=3, accumulation=3), remat="full")[0], plain[0], atol=1e-5)
+    assert_close(run(batch_of(ADVANTAGES, rows=8), remat="dots")[0], plain[0], atol=1e-5)
 
 
 def test_old_state_is_donated_and_the_step_counts(adam_step) -> None:
@@ -171,15 +173,19 @@ def test_old_state_is_donated_and_the_step_counts(adam_step) -> None:
 def test_traces_are_counted_once_a_shape() -> None:
     step, state = make_step(CONFIG, ADAM), new_state(ADAM)
     for rows, accumulation, expected in ((8, 1, 1), (8, 1, 1), (4, 2, 2)):
-        step.lower(state, batch_of(ADVANTAGES, rows=rows, accumulation=accumulation))
-        assert step.traces == expected
+        placed = step.put(batch_of(ADVANTAGES, rows=rows, accumulation=accumulation))
+        sums = jax.eval_shape(step.begin, state.params, placed.batch)
+        step.accumulate.lower(state.params, None, sums, placed.batch, placed.passes[0][0], LENGTH)
+        assert step.accumulate.traces == expected
 
 
 def test_metrics_stay_on_the_device(adam_step) -> None:
-    state, batch = new_state(ADAM), jax.device_put(batch_of(ADVANTAGES, rows=8))
+    """Once a batch is placed, a step neither sends anything to the device nor waits for anything from it."""
+    state, batch = new_state(ADAM), batch_of(ADVANTAGES, rows=8)
     state, _ = adam_step(state, batch)  # compiled
+    placed = adam_step.put(batch)
     with jax.transfer_guard("disallow"):
-        _, metrics = adam_step(state, batch)
+        _, metrics = adam_step(state, placed)
     assert all(isinstance(value, jax.Array) and value.shape == () for value in metrics.values())
     assert {"loss", "grad_norm", "logprob_gap", "ratio_p99", "kl", "entropy", "tokens", "nonzero_advantage_share"} <= set(metrics)
 
@@ -193,7 +199,7 @@ def test_eight_devices_give_what_one_gives(mesh, plain) -> None:
 
 def test_eight_devices_with_a_tied_head_and_the_optional_terms(mesh) -> None:
     batch = batch_of(ADVANTAGES, rows=8)
-    options = {"entropy_weight": 0.01, "kl_weight": 0.01, "config": dataclasses.replace(CONFIG, tie_embeddings=True)}
+    options = {"entropy_weight": 0.01, "kl_weight": 0.01, "remat": "full", "config": dataclasses.replace(CONFIG, tie_embeddings=True)}
     one, one_metrics = run(batch, **options)
     eight, eight_metrics = run(batch, mesh=mesh, **options)
     assert_close(eight, one, atol=1e-5)
@@ -214,7 +220,7 @@ def test_training_on_eight_devices_follows_one_and_the_state_stays_in_place(mesh
         losses_of.append(values)
     np.testing.assert_allclose(losses_of[0], losses_of[1], atol=1e-4)
     assert losses_of[0][-1] < losses_of[0][0]
-    assert on_mesh.traces == 1
+    assert on_mesh.traces == 3  # each program once
     first_moment = optax.tree_utils.tree_get(state.opt_state, "mu")
     for array in (state.params["layers"]["w_gate"], first_moment["layers"]["w_gate"]):
         assert array.addressable_shards[0].data.size == array.size // 4  # over fsdp and tensor
@@ -275,9 +281,40 @@ def test_unknown_behaviour_measures_nothing_and_breaks_nothing(plain) -> None:
 def test_the_compiled_step_never_holds_all_logits() -> None:
     """Neither [B,T,V] nor anything as large with a vocabulary dimension; logits of one chunk only. (test_losses shows that the measure sees them.)"""
     config = dataclasses.replace(CONFIG, vocab_size=613)
-    arrays = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (new_state(ADAM, config=config), batch_of(ADVANTAGES, rows=8)))
-    text = make_step(config, ADAM, chunk=4, entropy_weight=0.1).lower(*arrays).compile().as_text()
-    shapes = [tuple(map(int, found.split(","))) for found in re.findall(r"\w\d+\[(\d+(?:,\d+)*)\]", text)]
-    with_vocabulary = [shape for shape in shapes if 613 in shape]
+    state = jax.eval_shape(lambda: new_state(ADAM, config=config))
+    step = make_step(config, ADAM, chunk=4, entropy_weight=0.1)
+    batch = batch_of(ADVANTAGES, rows=8)
+    sums = jax.eval_shape(step.begin, state.params, batch)
+    programs = (
+        step.accumulate.lower(state.params, None, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), LENGTH),
+        step.finish.lower(state, sums, batch),
+    )
+    found = re.findall(r"\w\d+\[(\d+(?:,\d+)*)\]", "".join(program.compile().as_text() for program in programs))
+    with_vocabulary = [shape for shape in (tuple(map(int, dimensions.split(","))) for dimensions in found) if 613 in shape]
     assert (8, 4, 613) in with_vocabulary
     assert max(int(np.prod(shape)) for shape in with_vocabulary) == 8 * 4 * 613
+
+
+def test_passes_of_their_own_lengths_give_the_same_step(plain) -> None:
+    """Gradient to 1e-6 of its norm, loss and metrics of one long pass; one program for each length that occurs, and what surrounds the passes."""
+    batch = batch_of(ADVANTAGES, rows=2, accumulation=4)
+    lengths = (8, 12, 13, 16, LENGTH)
+    step = make_step(CONFIG, sgd(), lengths=lengths)
+    used = pass_lengths(batch, lengths)
+    assert len(set(used)) >= 3
+    for _ in range(2):
+        state, metrics = step(new_state(sgd()), batch)
+        assert step.accumulate.traces == len(set(used)) and step.traces == step.accumulate.traces + 2
+    gradient = jax.tree.map(lambda old, new: old - new, parameters(), jax.device_get(state.params))
+    assert_close(gradient, plain[0], rtol=0, atol=1e-6 * plain[1]["grad_norm"])
+    assert_close(jax.device_get(metrics), plain[1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_and_the_state_are_worked_on_in_place() -> None:
+    """The compiler aliases every array of the sums, and of the state, with the result that takes its place."""
+    state, batch, step = jax.eval_shape(lambda: new_state(ADAM)), batch_of(ADVANTAGES, rows=8), make_step(CONFIG, ADAM)
+    sums = jax.eval_shape(step.begin, state.params, batch)
+    pass_ = step.accumulate.lower(state.params, None, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), LENGTH).compile()
+    size = lambda tree: sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(tree))
+    assert pass_.memory_analysis().alias_size_in_bytes == size(sums)
+    assert step.finish.lower(state, sums, batch).compile().memory_analysis().alias_size_in_bytes == size(state)
