@@ -121,11 +121,18 @@ def get_defaults() -> ConfigDict:
     config.learn.weight_decay = 0.0
     config.learn.beta1 = 0.9
     config.learn.beta2 = 0.999
+    # What a token's advantage is divided by: turn (turns of the episode times tokens of the turn, as published) | trajectory (tokens of the episode)
+    # | token (tokens of the optimizer step); see epo_jax/batch.py
+    config.learn.normalisation = "turn"
     config.learn.entropy_weight = 0.0
     # PPO's clip range: a token counts while learner / behaviour probability is in [1 - clip_low, 1 + clip_high]; 0 and 0: as published
     config.learn.clip_low = 0.0
     config.learn.clip_high = 0.0
-    config.learn.kl_weight = 0.0  # of the k3 estimate of KL(learner ‖ behaviour)
+    # Instead of clipping: a token's gradient times min(learner / behaviour probability, importance_cap); 0: off
+    config.learn.importance_cap = 0.0
+    config.learn.kl_weight = 0.0  # of an estimate of KL(learner ‖ reference) in the loss
+    config.learn.kl_kind = "k3"  # k1 | k2 | k3: which gradient each gives stands in epo_jax/learn/divergence.py
+    config.learn.kl_reference = "behaviour"  # behaviour (what sampled) | start (the weights before the first round) | round (before this round)
 
     config.warm_start = ConfigDict()  # cloning the experts' demonstrations before the first round
     config.warm_start.episodes = 0  # 0: off

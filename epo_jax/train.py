@@ -29,6 +29,7 @@ from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.learn import choices
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
@@ -349,6 +350,7 @@ class Run:
             accumulation=steps.accumulation,
             max_length=self.config.learn.max_length,
             pad_id=self.strategist.tokenizer.pad_id,
+            normalisation=steps.get("normalisation", "turn"),
         )
 
     def _warm_start_steps(self) -> int:
@@ -397,6 +399,7 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
         check_rows(f"{name}.rows", config[name].rows, mesh)
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
+    choices.check(config.learn)
     credit.estimate(config.credit.estimator, [])
     size, episodes = config.rollout.group_size, config.rollout.episodes
     if size < 1 or episodes % size:

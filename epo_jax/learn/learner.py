@@ -21,7 +21,10 @@ from ml_collections import ConfigDict
 from epo_jax.batch import TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints
 from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.learn.choices import needs_reference, objective_of
+from epo_jax.learn.losses import Loss, reinforce_loss
 from epo_jax.learn.optimizer import make_optimizer
+from epo_jax.learn.reference import Reference
 from epo_jax.learn.step import DTYPES, TrainState, accumulated_sharding, init_state, make_step, state_shardings
 from epo_jax.mesh import param_shardings
 from epo_jax.model.weights import declare
@@ -57,11 +60,21 @@ class Learner:
     """State, step and checkpoints. `totals` says how many optimizer steps each phase will take, for warm-up and cosine."""
 
     def __init__(
-        self, config: ConfigDict, strategist: Strategist, mesh: Mesh, folder: pathlib.Path, stop: StopRequest, totals: dict[str, int]
+        self,
+        config: ConfigDict,
+        strategist: Strategist,
+        mesh: Mesh,
+        folder: pathlib.Path,
+        stop: StopRequest,
+        totals: dict[str, int],
+        objective: Loss | None = None,
     ) -> None:
+        """objective: of the rounds' steps, what `config.learn` says if None."""
         self._config, self._stop, self._totals = config, stop, totals
         self._model = strategist.config
         self._mesh = mesh if mesh.size > 1 else None
+        self._objective = objective or objective_of(config.learn)
+        self._reference = self._make_reference(folder)
         self._checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, say=say)
         self._traces_before = 0
         self.position = Position()
@@ -72,6 +85,8 @@ class Learner:
         else:
             del params
             self._restore()
+            if self._reference is not None and self.position.phase == "rounds":
+                self._reference.restore(self.position.round)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +106,8 @@ class Learner:
             batch = next(batches)
             known = {"read_tokens": float(np.count_nonzero(batch.segment_ids))}
             on_device = batch if self._mesh is None else jax.device_put(batch, accumulated_sharding(self._mesh))
+            if self._reference is not None and self.position.phase == "rounds":
+                on_device = self._reference.score(on_device)
             self.state, metrics = self._step(self.state, on_device)
             self.position.steps += 1
             known["optimizer_step"] = self.position.steps_before + self.position.steps
@@ -109,6 +126,8 @@ class Learner:
         self.position = Position(phase="rounds", saves=self.position.saves)
         self._prepare()
         self.state = init_state(params, self._model, self._optimizer, self._mesh)
+        if self._reference is not None:
+            self._reference.freeze(self.state.params, 0)
         self.save()
 
     def end_round(self, *, played_ahead: bool = False) -> None:
@@ -117,6 +136,8 @@ class Learner:
         self.position.played_ahead = played_ahead
         self.position.steps_before += self.position.steps
         self.position.steps = 0
+        if self._reference is not None:
+            self._reference.freeze(self.state.params, self.position.round)
         self.save()
 
     # --- what others need -------------------------------------------------------------------------------------------
@@ -172,6 +193,12 @@ class Learner:
             shardings = state_shardings(self._model, self._optimizer, self._mesh)
         return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
 
+    def _make_reference(self, folder: pathlib.Path) -> Reference | None:
+        if not needs_reference(self._config.learn):
+            return None
+        each_round = self._config.learn.kl_reference == "round"
+        return Reference(self._config, self._model, self._mesh, folder.parent / "reference", each_round=each_round)
+
     def _prepare(self) -> None:
         """Optimizer and step of the present phase."""
         warm = self.position.phase == "warm_start"
@@ -188,9 +215,7 @@ class Learner:
             self._mesh,
             compute_dtype=self._config.model.compute_dtype,
             remat=self._config.model.remat,
-            entropy_weight=0.0 if warm else learn.entropy_weight,
-            kl_weight=0.0 if warm else learn.kl_weight,
-            clip=(0.0, 0.0) if warm else (learn.clip_low, learn.clip_high),
+            objective=reinforce_loss if warm else self._objective,
         )
 
 

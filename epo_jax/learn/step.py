@@ -90,11 +90,9 @@ def make_step(
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     chunk: int | None = None,
-    entropy_weight: float = 0.0,
-    kl_weight: float = 0.0,
-    clip: tuple[float, float] = (0.0, 0.0),
+    objective: losses.Loss = losses.reinforce_loss,
 ) -> Step:
-    """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
+    """step(state, batch [A,B,T]) -> (state, metrics), for an objective that is a sum over rows. The state is donated: its old arrays are deleted.
 
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
     nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over A, up to the last pass that holds
@@ -110,10 +108,7 @@ def make_step(
         logprobs, entropies = losses.token_logprobs(
             params, config, batch, compute_dtype=compute_dtype, remat=remat, chunk=chunk, mesh=mesh
         )
-        loss = losses.reinforce_loss(
-            batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, clip=clip
-        )
-        return loss, (logprobs, entropies)
+        return objective(batch, logprobs, entropies), (logprobs, entropies)
 
     def step(state: TrainState, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
         Sums = tuple[jax.Array, Any, tuple[jax.Array, jax.Array]]  # loss, gradient, and what each token scored
