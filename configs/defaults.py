@@ -93,14 +93,23 @@ def get_defaults() -> ConfigDict:
     config.api.offline = False  # asks no server: what the cache does not hold fails
 
     config.credit = ConfigDict()
-    # epo (as published) | reinforce | grpo, dr_grpo, rloo, gigpo (compare a task's episodes: rollout.group_size); a field below that an
-    # estimator does not have is not used
+    # epo (as published) | reinforce | grpo, dr_grpo, rloo, gigpo (compare a task's episodes: rollout.group_size) | ppo (needs critic.trunk) |
+    # bc (a round is the experts' demonstrations, cloned); a field below that an estimator does not have is not used
     config.credit.estimator = "reinforce"
     config.credit.discount = 0.99
     config.credit.process_weight = 1.0  # of the process reward beside the outcome; not in epo
-    config.credit.normalise = True  # reinforce, gigpo: divide by the standard deviation
+    config.credit.normalise = True  # reinforce, gigpo, ppo: divide by the standard deviation
+    config.credit.baseline = "trajectory"  # reinforce: trajectory (the batch's mean) | turn | leave_one_out | none
+    config.credit.gae = "turn"  # ppo: generalised advantage estimation over turns | over tokens (token)
+    config.credit.gae_lambda = 0.95
     config.credit.anchor_weight = 1.0  # gigpo: of the comparison of turns spoken in one state
     config.credit.permute = False  # the control: advantages change places across episodes
+
+    config.critic = ConfigDict()  # what ppo needs: a value head
+    config.critic.trunk = "none"  # none | shared (reads the policy's last hidden state and does not change it) | own (a copy of the model, learned too)
+    config.critic.learning_rate = 1e-3
+    config.critic.epochs = 4  # passes over a round
+    config.critic.clip = 0.2  # how far a value may move before its gain is not counted; 0: any
 
     config.learn = ConfigDict()
     config.learn.learning_rate = 1e-6
