@@ -48,6 +48,7 @@ from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, place
 from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
+from epo_jax.stepagent.run import StepAgentRun
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -56,7 +57,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a f
 def main() -> None:
     """Runs `--config` to its end; a request to stop ends it early, saved, with the exit code that shells expect."""
     config = command_line.config_value(CONFIG)
-    kinds = {"rounds": Run, "recorded": OfflineRun}
+    kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
     with StopRequest() as stop:

@@ -199,6 +199,13 @@ class Engine:
         self._check_open()
         return Session(key=key_words(seed_key))
 
+    def rewind(self, session: Session, length: int) -> None:
+        """Forgets all tokens of a session but the first `length`, as if they had not been; what is cached of these stays. Not during its generate()."""
+        if not 0 <= length <= len(session.tokens) or any(request.session is session for request in self._requests):
+            raise UserError(f"a session of {len(session.tokens)} tokens cannot go back to {length}: wait for its generate(), and give no more than it has")
+        session.tokens = session.tokens[:length]
+        session.cached = min(session.cached, length)
+
     def close(self, session: Session) -> None:
         """Ends a session and frees its slot; a second time does nothing. A call it still has is cancelled."""
         session.closed = True

@@ -26,11 +26,6 @@ def objective_of(learn: ConfigDict) -> losses.Loss:
     )
 
 
-def needs_reference(learn: ConfigDict) -> bool:
-    """Whether the loss compares the learner with frozen weights."""
-    return learn.kl_reference != "behaviour"
-
-
 def check(learn: ConfigDict, *, recorded: bool = False) -> None:
     """Raises `UserError` for options that are not there, or of which one makes another meaningless.
 

@@ -91,7 +91,7 @@ class Critic:
             return {}
         kept = [each for each in trajectories if each.masked is None and each.turns]
         settings = self._config.credit
-        options = {name: settings[name] for name in ("discount", "process_weight", "gae_lambda", "gae")}
+        options = {name: settings[name] for name in ("discount", "process_weight", "outcome_weight", "gae_lambda", "gae")}
         targets = [estimate_turns(trajectory, **options)[1] for trajectory in kept]
         rows = [self._row(trajectory, goal) for trajectory, goal in zip(kept, targets, strict=True)]
         losses = []

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from epo_jax.batch import TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints
 from epo_jax.interrupt import Stopped, StopRequest
-from epo_jax.learn.choices import needs_reference, objective_of
+from epo_jax.learn.choices import objective_of
 from epo_jax.learn.losses import Loss, reinforce_loss
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.reference import Reference
@@ -68,13 +68,14 @@ class Learner:
         stop: StopRequest,
         totals: dict[str, int],
         objective: Loss | None = None,
+        reference: str | None = None,
     ) -> None:
-        """objective: of the rounds' steps, what `config.learn` says if None."""
+        """objective, reference (one of `choices.REFERENCES`): of the rounds' steps, what `config.learn` says if None."""
         self._config, self._stop, self._totals = config, stop, totals
         self._model = strategist.config
         self._mesh = mesh if mesh.size > 1 else None
         self._objective = objective or objective_of(config.learn)
-        self._reference = self._make_reference(folder)
+        self._reference = self._make_reference(folder, reference or config.learn.kl_reference)
         self._checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, say=say)
         self._traces_before = 0
         self.position = Position()
@@ -193,11 +194,10 @@ class Learner:
             shardings = state_shardings(self._model, self._optimizer, self._mesh)
         return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
 
-    def _make_reference(self, folder: pathlib.Path) -> Reference | None:
-        if not needs_reference(self._config.learn):
+    def _make_reference(self, folder: pathlib.Path, which: str) -> Reference | None:
+        if which == "behaviour":
             return None
-        each_round = self._config.learn.kl_reference == "round"
-        return Reference(self._config, self._model, self._mesh, folder.parent / "reference", each_round=each_round)
+        return Reference(self._config, self._model, self._mesh, folder.parent / "reference", each_round=which == "round")
 
     def _prepare(self) -> None:
         """Optimizer and step of the present phase."""

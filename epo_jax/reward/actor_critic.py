@@ -32,13 +32,13 @@ def generalised_advantages(rewards: np.ndarray, values: np.ndarray, discounts: n
 
 
 def estimate_turns(
-    trajectory: Trajectory, *, discount: float, process_weight: float, gae_lambda: float, gae: str
+    trajectory: Trajectory, *, discount: float, process_weight: float, gae_lambda: float, gae: str, outcome_weight: float = 1.0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(advantages, value targets A + V), each one array a turn: [1] where `gae` is "turn", [k_t] where it is "token".
 
     Raises `ValueError` for a turn that no critic has valued. A turn without tokens counts as one of a single token.
     """
-    rewards = turn_rewards(trajectory, process_weight)
+    rewards = turn_rewards(trajectory, process_weight, outcome_weight)
     steps = [1 if gae == "turn" else max(1, len(turn.tokens)) for turn in trajectory.turns]
     for turn, count in zip(trajectory.turns, steps, strict=True):
         if len(turn.values) < count:
@@ -57,6 +57,7 @@ def ppo(
     *,
     discount: float = 0.99,
     process_weight: float = 1.0,
+    outcome_weight: float = 1.0,
     gae_lambda: float = 0.95,
     gae: str = "turn",
     normalise: bool = True,
@@ -70,9 +71,8 @@ def ppo(
     kept = unmasked(trajectories)
     if not kept:
         return
-    found = [
-        estimate_turns(trajectory, discount=discount, process_weight=process_weight, gae_lambda=gae_lambda, gae=gae)[0] for trajectory in kept
-    ]
+    options = {"discount": discount, "process_weight": process_weight, "outcome_weight": outcome_weight, "gae_lambda": gae_lambda, "gae": gae}
+    found = [estimate_turns(trajectory, **options)[0] for trajectory in kept]
     centre, scale = 0.0, 1.0
     if normalise:
         pooled = np.concatenate([turn for turns in found for turn in turns])

@@ -84,10 +84,10 @@ def discounted_returns(rewards: Sequence[float], discount: float) -> np.ndarray:
     return returns
 
 
-def turn_rewards(trajectory: Trajectory, process_weight: float) -> list[float]:
-    """r_t = process_weight * process_reward_t (signed; 0 where no judge spoke), plus the outcome at the last turn."""
+def turn_rewards(trajectory: Trajectory, process_weight: float, outcome_weight: float = 1.0) -> list[float]:
+    """r_t = process_weight * process_reward_t (signed; 0 where no judge spoke), plus outcome_weight * outcome at the last turn."""
     rewards = [process_weight * (turn.process_reward or 0.0) for turn in trajectory.turns]
-    rewards[-1] += trajectory.outcome
+    rewards[-1] += outcome_weight * trajectory.outcome
     return rewards
 
 
