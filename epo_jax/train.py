@@ -420,6 +420,8 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     choices.check(config.learn)
     critic.check(config)
+    if config.credit.estimator == "bc" and config.async_rounds:
+        raise UserError("credit.estimator bc reads demonstrations and plays nothing that async_rounds could play ahead: set it to False.")
     credit.estimate(config.credit.estimator, [], **credit.options_of(config.credit.estimator, config.credit.to_dict()))
     size, episodes = config.rollout.group_size, config.rollout.episodes
     if size < 1 or episodes % size:
