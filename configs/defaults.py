@@ -107,7 +107,7 @@ def get_defaults() -> ConfigDict:
     config.credit.permute = False  # the control: advantages change places across episodes
 
     config.critic = ConfigDict()  # what ppo needs: a value head
-    config.critic.trunk = "none"  # none | shared (reads the policy's last hidden state and does not change it) | own (a copy of the model, learned too)
+    config.critic.trunk = "none"  # none | shared (reads the policy's last hidden state, changes nothing in it) | own (a copy, learned too)
     config.critic.learning_rate = 1e-3
     config.critic.epochs = 4  # passes over a round
     config.critic.clip = 0.2  # how far a value may move before its gain is not counted; 0: any

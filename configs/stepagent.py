@@ -7,8 +7,8 @@ The mini model was made to advise, so a first stage clones 384 of the experts' t
 households the clone won 1, and in the shop it met 3 of 60 goals, at a mean reward of 0.24; the experts themselves win nearly all. Then come six
 cycles of inspection and reflection on trajectories of the experts that were not cloned, and the held-out tasks again.
 
-Experts are the environments' own, which decide on what they have seen alone, or with --config.data=FILE recorded conversations in the published format
-whose replies are the agent's. --config.environments.alfworld.prompt=act (and webshop) has a thought before each action, as models with some
+Experts are the environments' own, which decide on what they have seen alone, or with --config.data=FILE recorded conversations in the published
+format whose replies are the agent's. --config.environments.alfworld.prompt=act (and webshop) has a thought before each action, as models with some
 knowledge of their own want it; act_brief, the default here, has the action alone.
 """
 

@@ -36,7 +36,7 @@ class TrajectoryBatch(NamedTuple):
     tokens             int32    the tokens as they were read and sampled
     positions          int32    place in the trajectory, from 0 in each segment; 0 on padding
     segment_ids        int32    1, 2, ... for the trajectories of a row; 0 is padding. A row with no other than 0 is no row
-    loss_weights       float32  the coefficient of -log π(tokens[t] | tokens before t): A_t / (T_i k_t) on strategist tokens, else 0 (see NORMALISATIONS)
+    loss_weights       float32  the coefficient of -log π(tokens[t] | tokens before t): A_t / (T_i k_t) on what it said, else 0 (see NORMALISATIONS)
     behavior_logprobs  float32  log π of the token when it was sampled; UNKNOWN_LOGPROB where not recorded, 0 off the strategist's tokens
     turn_ids           int32    1, 2, ... for the strategist turns of a row; 0 on everything else
     """

@@ -3,6 +3,7 @@
     actor      literal     carries out what the strategy's words name (rollout/literal.py)
                openai      a model behind an API, `config.actor_api` (rollout/actor_openai.py)
                local       a frozen model in this process, `config.local_actor` (rollout/actor_local.py)
+               policy      nobody: what the policy says is the action (rollout/acting.py)
     judge      progress    the environment's own progress (reward/judge.py)
                verifier    the environment's outcome alone
                openai      the published scoring by a model behind an API, `config.judge_api` (reward/judge_openai.py)

@@ -208,19 +208,19 @@ TEXT = """# What the methods learn
 
 Written by `python tools/compare.py` from what its runs recorded; the rows and their settings stand in that file.
 
-Every run had {rounds} rounds of {episodes} episodes ({total} in all) in generated households and in the project's own shop, from the mini model, and played
-{tasks} held-out tasks of each environment before and after, sampled at temperature 1. A cell is the mean before → after over all tasks and
+Every run had {rounds} rounds of {episodes} episodes ({total} in all) in generated households and in the project's own shop, from the mini model, and
+played {tasks} held-out tasks of each environment before and after, sampled at temperature 1. A cell is the mean before → after over all tasks and
 seeds, and in brackets the difference with its 95 % interval: a bootstrap over tasks, each paired with itself and averaged over seeds first. The
-interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Above are strategists that advise the literal actor; in
-the rows of StepAgent the policy itself acts, from a clone of few demonstrations, so that these compare with their own beginning alone.
+interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Above are strategists that advise the literal
+actor; in the rows of StepAgent the policy itself acts, from a clone of demonstrations that are not counted in the budget, so that these compare with their own
+beginning alone; their episodes are the experts', inspected and not played.
 
 {table}
 {pending}
 A run took {minutes} minutes (median of {runs} runs that were not interrupted; the machine was not measured to be idle).
 
-What this table cannot show: anything about large models, whose priors decide what there is to explore; about long training, as the budget ends where
-most curves still rise; about the published judge, as these rewards are the environments' own; or small differences, as an interval here is some ten
-points wide.
+What this table cannot show: anything about large models, whose priors decide what there is to explore; about longer training than this budget; about
+the published judge, as these rewards are the environments' own; or differences that are smaller than the intervals.
 """
 
 
@@ -253,7 +253,8 @@ def _over_seeds(values: Sequence[dict[str, float]]) -> dict[str, float]:
 def _is_of(found: Budget, wanted: Budget, method: Method) -> bool:
     if method.changes.get("rounds") == 0:
         return found.tasks == wanted.tasks
-    return found.tasks == wanted.tasks and found.rounds * found.episodes == wanted.rounds * wanted.episodes and (method.one_round or found.rounds == wanted.rounds)
+    same_episodes = found.rounds * found.episodes == wanted.rounds * wanted.episodes
+    return found.tasks == wanted.tasks and same_episodes and found.rounds == (1 if method.one_round else wanted.rounds)
 
 
 def _seconds(time: str) -> float:

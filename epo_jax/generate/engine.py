@@ -200,9 +200,9 @@ class Engine:
         return Session(key=key_words(seed_key))
 
     def rewind(self, session: Session, length: int) -> None:
-        """Forgets all tokens of a session but the first `length`, as if they had not been; what is cached of these stays. Not during its generate()."""
+        """Forgets all tokens of a session but the first `length`, as if they had not been; the cache of these stays. Not during generate()."""
         if not 0 <= length <= len(session.tokens) or any(request.session is session for request in self._requests):
-            raise UserError(f"a session of {len(session.tokens)} tokens cannot go back to {length}: wait for its generate(), and give no more than it has")
+            raise UserError(f"a session of {len(session.tokens)} tokens cannot go back to {length}: wait for its generate(), and give fewer")
         session.tokens = session.tokens[:length]
         session.cached = min(session.cached, length)
 

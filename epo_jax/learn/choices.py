@@ -41,9 +41,9 @@ def check(learn: ConfigDict, *, recorded: bool = False) -> None:
     if clips and learn.importance_cap:
         raise UserError("learn.clip_low/clip_high and learn.importance_cap correct the same ratio: set one of the two to 0.")
     if learn.kl_reference != "behaviour" and not learn.kl_weight:
-        raise UserError(f"learn.kl_reference is {learn.kl_reference!r}, but learn.kl_weight is 0: give the term a weight, or leave the reference out.")
+        raise UserError(f"learn.kl_reference is {learn.kl_reference!r}, but learn.kl_weight is 0: give it a weight, or leave the reference out.")
     if recorded:
         if clips or learn.importance_cap:
             raise UserError("recorded conversations do not say how likely they were: set learn.clip_low, clip_high and importance_cap to 0.")
         if learn.kl_weight and learn.kl_reference == "behaviour":
-            raise UserError("recorded conversations do not say how likely they were: set learn.kl_reference to start or round, or learn.kl_weight to 0.")
+            raise UserError("recorded conversations do not say how likely they were: set learn.kl_reference to start or round, or kl_weight to 0.")

@@ -74,7 +74,8 @@ class Critic:
         """Sets `turn.values` of the trajectories that are not masked and have none yet. policy: the present weights, whose trunk is shared."""
         missing = [each for each in trajectories if each.masked is None and each.turns and not all(turn.values for turn in each.turns)]
         rows = [self._row(trajectory, None) for trajectory in missing]
-        scored = [row for step in self._steps(rows) for row in self._model.score(step, policy if self._shared else None).reshape(-1, step.tokens.shape[-1])]
+        trunk = policy if self._shared else None
+        scored = [row for step in self._steps(rows) for row in self._model.score(step, trunk).reshape(-1, step.tokens.shape[-1])]
         for trajectory, row in zip(missing, scored, strict=False):  # the last step is filled up with empty rows
             place = 0
             for turn in trajectory.turns:

@@ -139,9 +139,9 @@ def reinforce_loss(
 ) -> jax.Array:
     """-Σ loss_weights · log π, summed over rows (EPO, section 3); a scalar. All arrays [B,T].
 
-    With loss weights A_t / (T_i k_t) this is the published loss. A round takes several steps on what one policy sampled, and that policy is the
-    learner's only but for the sampler's rounding. ρ = π / behaviour says how far the two are apart; at most one of two corrections uses it, at
-    tokens whose behaviour is known:
+    With loss weights A_t / (T_i k_t) this is the published loss. A round takes several steps on what one policy sampled, and the later ones should
+    not push what the earlier ones have pushed already. ρ = π / behaviour says how far learner and sampler are apart; at most one of two corrections
+    uses it, at tokens whose behaviour is known:
 
     clip = (low, high) above 0: PPO's clipped surrogate (Schulman et al. 2017, equation 7; two bounds: Yu et al. 2025, arXiv:2503.14476). log π
     gives way to ρ, and a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to.

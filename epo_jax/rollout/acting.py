@@ -14,6 +14,7 @@ class ActingPolicy:
     name = "policy"
     needs_strategy = True
     money = 0.0
+    counts: dict[str, int] = {}
 
     def begin(self, environment: str, seed: int) -> ActingPolicy:
         return self

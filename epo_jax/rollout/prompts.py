@@ -5,7 +5,8 @@ conversation) and `brief.txt` (for models too small to use either). `actor.txt` 
 is a language model. The roles are the published ones: instruction with the example, an "OK" that nobody trains on, then the task;
 afterwards `Agent1's {action}` and what followed.
 
-A policy that acts itself (StepAgent; rollout/acting.py) reads `agent.txt` and the actor's example, and afterwards only what followed: it knows what it did.
+A policy that acts itself (StepAgent; rollout/acting.py) reads `agent.txt` and the actor's example, and afterwards only what followed: it knows what
+it did.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Implicit reflection: at each of the expert's states, its action is to gain likelihood on the policy's own (StepAgent, section 3.2).
+"""Implicit reflection: at each of the expert's states, its action is to gain likelihood on the policy's own (StepAgent, implicit
+reflection).
 
 With h(a) = log π(a | ŝ) - log π_ref(a | ŝ), summed over the action's tokens, the loss of a pair (expert â, policy a) is -log σ(β h(â) - β h(a)). The
 paper writes the expert's policy where a reference is needed, which for text nobody has: the reference is the policy at the start of

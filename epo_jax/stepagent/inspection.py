@@ -97,5 +97,6 @@ def drawn(pairs: Sequence[Pair], count: int, seed: Sequence[int]) -> list[Pair]:
 
 def as_trajectory(pair: Pair, *, expert: bool = False) -> Trajectory:
     """The state with one of its two actions as a trajectory of one turn."""
-    turn = Turn(prompt_tokens=pair.state, tokens=pair.expert) if expert else Turn(prompt_tokens=pair.state, tokens=pair.policy, logprobs=pair.logprobs)
+    tokens, logprobs = (pair.expert, []) if expert else (pair.policy, pair.logprobs)
+    turn = Turn(prompt_tokens=pair.state, tokens=tokens, logprobs=logprobs)
     return Trajectory(pair.environment, pair.task_id, turns=[turn], actor="expert" if expert else "policy")

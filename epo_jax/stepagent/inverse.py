@@ -1,7 +1,7 @@
 """Inverse reflection: a discriminator learns to tell the policy's actions from the expert's, and what it takes for the expert's is rewarded.
 
-D(s, a), the same Llama with a scalar head read after the action's last token, maximises E_policy[log D] + E_expert[log(1 - D)] (StepAgent, section 3.3;
-Ho and Ermon 2016, arXiv:1606.03476): D → 1 means "policy". The reward of a step is -log D, or log(1 - D) - log D (Fu et al. 2018, arXiv:1710.11248),
+D(s, a), the same Llama with a scalar head read after the action's last token, maximises E_policy[log D] + E_expert[log(1 - D)] (StepAgent, inverse
+reflection; Ho and Ermon 2016, arXiv:1606.03476): D → 1 means "policy". The reward of a step is -log D, or log(1 - D) - log D (Fu et al. 2018, arXiv:1710.11248),
 which is 0 where D cannot tell. -log D is never negative: where episodes are played, it also pays for not coming to an end.
 
 Both classes are asked at the expert's states (inspection.py), so that D tells actions apart and not the histories before them. Three guards against a
@@ -77,7 +77,8 @@ class Discriminator:
         accuracy = np.mean(list(values.values()))
         losses: list[float] = []
         smoothing = settings.label_smoothing
-        rows = [self._row(as_trajectory(pair, expert=which), 1.0 - smoothing if not which else smoothing) for pair in pairs for which in (True, False)]
+        targets = {True: smoothing, False: 1.0 - smoothing}  # of the expert's actions, of the policy's
+        rows = [self._row(as_trajectory(pair, expert=which), target) for pair in pairs for which, target in targets.items()]
         epoch = 0
         while len(losses) < settings.steps and rows and not accuracy > settings.max_accuracy:
             order = np.random.default_rng([self._config.seed, cycle, epoch, 2]).permutation(len(rows))

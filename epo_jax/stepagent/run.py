@@ -58,6 +58,7 @@ class StepAgentRun:
         )
         self.mesh = make_mesh(config.mesh.to_dict())
         check(config)
+        partners.check_scored(config, self.task_sets)
         for name in ("learn", "warm_start"):
             check_rows(f"{name}.rows", config[name].rows, self.mesh)
         texts = lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)  # noqa: E731
@@ -314,7 +315,8 @@ class StepAgentRun:
         names = {
             "states": "{:.0f} states inspected", "agreement": "the policy says what the expert does at {:.1%}",
             "discriminator_right_on_expert": "discriminator right on the expert's {:.1%}", "discriminator_right_on_policy": "on the policy's {:.1%}",
-            "discriminator_steps": "{:.0f} steps of it", "step_reward": "reward of a step {:.3f}", "critic_explained": "explained by the critic {:.1%}",
+            "discriminator_steps": "{:.0f} steps of it", "step_reward": "reward of a step {:.3f}",
+            "critic_explained": "explained by the critic {:.1%}",
             "loss": "loss {:.4f}", "grad_norm": "gradient norm {:.3f}", "seconds_inspect": "inspection {:.0f} s", "seconds_learn": "steps {:.0f} s",
         }  # fmt: skip
         told = ", ".join(pattern.format(values[name]) for name, pattern in names.items() if name in values and not math.isnan(values[name]))
@@ -330,6 +332,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"stepagent.{name} is {settings[name]!r}: choose one of {', '.join(values)}.")
     if config.actor != "policy":
         raise UserError(f"actor is {config.actor}: in StepAgent the policy acts itself, set it to policy.")
+    if config.evaluator != "none":
+        raise UserError(f"evaluator is {config.evaluator}: StepAgent's episodes are scored by the environments alone, set it to none.")
     if min(settings.experts, settings.pairs) < 1 or not settings.beta > 0 or settings.clone_weight < 0:
         raise UserError("stepagent.experts, pairs and beta must be positive, clone_weight at least 0.")
     if not 0.0 <= guards.label_smoothing < 0.5 or guards.steps < 0:

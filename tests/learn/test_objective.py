@@ -13,6 +13,9 @@ from configs.defaults import get_defaults
 from epo_jax.batch import UNKNOWN_LOGPROB, ComparedBatch, TrajectoryBatch, make_batches, pad
 from epo_jax.errors import UserError
 from epo_jax.learn import choices, divergence, losses
+from epo_jax.model.conversation import ConversationFormat
+from epo_jax.model.tokenizer import Tokenizer
+from epo_jax.strategist import MINI
 from epo_jax.trajectory import Trajectory, Turn
 
 # Two trajectories in two rows: [2,8], turns of 2 + 1 and of 3 tokens; what was read in between has no part.
@@ -185,6 +188,25 @@ def test_tokens_can_have_advantages_of_their_own() -> None:
     trajectories[0].turns[1].token_advantages = [0.5]
     with pytest.raises(ValueError, match="3 tokens but 1 advantages"):
         pad(trajectories, length_buckets=(8,), rows=2, max_length=8, pad_id=0)
+
+
+def test_an_end_of_turn_that_was_not_sampled_is_not_trained_on() -> None:
+    """A strategy that was cut off gets its end from the conversation: it is read, like what follows, and has neither weight nor score."""
+    conversation = ConversationFormat(Tokenizer.load(MINI))
+    opening = conversation.start([{"role": "user", "content": "Your task is to: look."}])
+    cut = conversation.begin_reply("go to")
+    assert conversation.end_of_turn_id not in cut
+    follows = conversation.reply_and_continue(cut, "Nothing happens.")
+    assert follows[0] == conversation.end_of_turn_id
+    whole = [*conversation.begin_reply("look"), conversation.end_of_turn_id]
+    turns = [Turn(prompt_tokens=opening, tokens=cut, advantage=1.0, stop_reason="length"), Turn(prompt_tokens=follows, tokens=whole, advantage=1.0)]
+    (made,), _ = pad([Trajectory("test", "a", turns=turns)], length_buckets=(64,), rows=1, max_length=64, pad_id=0)
+    ends = made.tokens[0, 0] == conversation.end_of_turn_id
+    forced, sampled = len(opening) + len(cut), len(opening) + len(cut) + len(follows) + len(whole) - 1
+    assert ends[forced] and ends[sampled]
+    weights, scored = made.loss_weights[0, 0], np.asarray(losses.said(jax.tree.map(lambda array: jnp.asarray(array[0]), made)))[0]
+    assert weights[forced] == 0.0 and not scored[forced]
+    assert weights[sampled] > 0.0 and scored[sampled]
 
 
 # --- choices -----------------------------------------------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def episodes() -> list[Trajectory]:
     """Episodes whose first word says how they end."""
     random, found = np.random.default_rng(2), []
     for index in range(8):
-        turns = [Turn(prompt_tokens=[1 + index % 2, *random.integers(3, 64, 2).tolist()], tokens=random.integers(3, 64, 3).tolist()) for _ in range(2)]
+        drawn = [(random.integers(3, 64, 2).tolist(), random.integers(3, 64, 3).tolist()) for _ in range(2)]
+        turns = [Turn(prompt_tokens=[1 + index % 2, *read], tokens=said) for read, said in drawn]
         found.append(Trajectory("test", str(index), turns=turns, outcome=float(index % 2)))
     found.append(Trajectory("test", "masked", turns=[Turn(prompt_tokens=[1], tokens=[2])], masked="actor failed"))
     return found

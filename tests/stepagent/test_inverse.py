@@ -38,7 +38,8 @@ def pairs(count: int = 16) -> list[Pair]:
 def discriminator(folder: pathlib.Path, **changes) -> Discriminator:
     config = get_config("inverse")
     config.update_from_flattened_dict(
-        {"learn.rows": 8, "learn.accumulation": 1, "learn.length_buckets": (8,), "learn.max_length": 8, "rollout.max_context": 8, "model.remat": "none",
+        {"learn.rows": 8, "learn.accumulation": 1, "learn.length_buckets": (8,), "learn.max_length": 8, "rollout.max_context": 8,
+         "model.remat": "none",
          "stepagent.discriminator.learning_rate": 1e-2, "stepagent.discriminator.steps": 40} | changes
     )  # fmt: skip
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
@@ -82,7 +83,8 @@ def test_smoothed_labels_bound_how_sure_it_becomes(tmp_path: pathlib.Path) -> No
     told = [pair for pair in pairs() if pair.differ]
     sure = []
     for smoothing in (0.0, 0.3):
-        model = discriminator(tmp_path / str(smoothing), **{"stepagent.discriminator.label_smoothing": smoothing, "stepagent.discriminator.steps": 120})
+        changes = {"stepagent.discriminator.label_smoothing": smoothing, "stepagent.discriminator.steps": 120}
+        model = discriminator(tmp_path / str(smoothing), **changes)
         model.learn(told, 0)
         probe = [Trajectory("test", "x", turns=[Turn(prompt_tokens=pair.state, tokens=pair.expert)]) for pair in told]
         sure.append(float(np.mean([logits[0] for logits in model.logits(probe)])))

@@ -65,7 +65,8 @@ def test_finished_rows_are_skipped_and_failures_do_not_stop_the_others(tmp_path:
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", fake)
-    arguments = ["--methods=none,ppo,epo", "--seeds=0,1", "--rounds=2", "--episodes=16", "--tasks=4", f"--output={tmp_path}", f"--document={tmp_path}/t.md"]
+    arguments = ["--methods=none,ppo,epo", "--seeds=0,1", "--rounds=2", "--episodes=16", "--tasks=4"]
+    arguments += [f"--output={tmp_path}", f"--document={tmp_path}/t.md"]
     assert compare.main(arguments) == 1
     assert started == ["none", "epo-seed0", "ppo-seed0", "epo-seed1", "ppo-seed1"]
     assert "ppo, seed 0; ppo, seed 1" in capsys.readouterr().err
