@@ -20,8 +20,8 @@ def get_defaults() -> ConfigDict:
     # Where compiled programs are kept for the next start: auto (.compilation_cache beside the run's folder, 2 GiB at most), a folder, or none
     config.compilation_cache = "auto"
 
-    config.learn_from = "rounds"  # rounds of self-play | recorded conversations (configs/offline.py)
-    config.data = ""  # recorded: a file in the published conversation format
+    config.learn_from = "rounds"  # rounds of self-play | recorded conversations (configs/offline.py) | stepagent: an expert (configs/stepagent.py)
+    config.data = ""  # recorded, stepagent: a file in the published conversation format
     config.allow_malformed = "0.01"  # recorded: the share of rows that may be malformed (they are listed and skipped); True: any
 
     config.model = ConfigDict()
@@ -79,7 +79,7 @@ def get_defaults() -> ConfigDict:
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
     config.rollout.weights = "compute"  # compute (model.compute_dtype) | bfloat16 | int8: while playing; learning keeps float32 masters
 
-    config.actor = "literal"  # literal | openai | local
+    config.actor = "literal"  # literal | openai | local | policy (no separate actor: what the policy says is the action; prompts act, act_brief)
     config.actor_api = get_api_defaults("gpt-4o-2024-08-06", temperature=0.7, max_tokens=128)  # actor openai
     config.local_actor = ConfigDict()  # actor local
     config.local_actor.source = ""  # as model.source; "" or "initial": the strategist's own weights, as they were before any training
@@ -99,14 +99,24 @@ def get_defaults() -> ConfigDict:
     config.api.offline = False  # asks no server: what the cache does not hold fails
 
     config.credit = ConfigDict()
-    # epo (as published) | reinforce | grpo, dr_grpo, rloo, gigpo (compare a task's episodes: rollout.group_size); a field below that an
-    # estimator does not have is not used
+    # epo (as published) | reinforce | grpo, dr_grpo, rloo, gigpo (compare a task's episodes: rollout.group_size) | ppo (needs critic.trunk) |
+    # bc (a round is the experts' demonstrations, cloned); a field below that an estimator does not have is not used
     config.credit.estimator = "reinforce"
     config.credit.discount = 0.99
     config.credit.process_weight = 1.0  # of the process reward beside the outcome; not in epo
-    config.credit.normalise = True  # reinforce, gigpo: divide by the standard deviation
+    config.credit.outcome_weight = 1.0  # ppo: of the outcome beside the process reward
+    config.credit.normalise = True  # reinforce, gigpo, ppo: divide by the standard deviation
+    config.credit.baseline = "trajectory"  # reinforce: trajectory (the batch's mean) | turn | leave_one_out | none
+    config.credit.gae = "turn"  # ppo: generalised advantage estimation over turns | over tokens (token)
+    config.credit.gae_lambda = 0.95
     config.credit.anchor_weight = 1.0  # gigpo: of the comparison of turns spoken in one state
     config.credit.permute = False  # the control: advantages change places across episodes
+
+    config.critic = ConfigDict()  # what ppo needs: a value head
+    config.critic.trunk = "none"  # none | shared (reads the policy's last hidden state, changes nothing in it) | own (a copy, learned too)
+    config.critic.learning_rate = 1e-3
+    config.critic.epochs = 4  # passes over a round
+    config.critic.clip = 0.2  # how far a value may move before its gain is not counted; 0: any
 
     config.learn = ConfigDict()
     config.learn.learning_rate = 1e-6
@@ -127,11 +137,33 @@ def get_defaults() -> ConfigDict:
     config.learn.weight_decay = 0.0
     config.learn.beta1 = 0.9
     config.learn.beta2 = 0.999
+    # What a token's advantage is divided by: turn (turns of the episode times tokens of the turn, as published) | trajectory (tokens of the episode)
+    # | token (tokens of the optimizer step); see epo_jax/batch.py
+    config.learn.normalisation = "turn"
     config.learn.entropy_weight = 0.0
     # PPO's clip range: a token counts while learner / behaviour probability is in [1 - clip_low, 1 + clip_high]; 0 and 0: as published
     config.learn.clip_low = 0.0
     config.learn.clip_high = 0.0
-    config.learn.kl_weight = 0.0  # of the k3 estimate of KL(learner ‖ behaviour)
+    # Instead of clipping: a token's gradient times min(learner / behaviour probability, importance_cap); 0: off
+    config.learn.importance_cap = 0.0
+    config.learn.kl_weight = 0.0  # of an estimate of KL(learner ‖ reference) in the loss
+    config.learn.kl_kind = "k3"  # k1 | k2 | k3: which gradient each gives stands in epo_jax/learn/divergence.py
+    config.learn.kl_reference = "behaviour"  # behaviour (what sampled) | start (the weights before the first round) | round (before this round)
+
+    config.stepagent = ConfigDict()  # learn_from stepagent; `rounds` says how many cycles
+    config.stepagent.reflection = "implicit"  # implicit (pairs) | inverse (a discriminator's reward, PPO)
+    config.stepagent.experts = 48  # expert trajectories inspected in a cycle, other ones every time
+    config.stepagent.pairs = 192  # of their states, at most so many are learned from
+    config.stepagent.beta = 0.1  # implicit: how far a pair may part before its gradient fades
+    config.stepagent.reference = "round"  # implicit: the policy at the start of the cycle (round) | of the first, the clone of the expert (start)
+    config.stepagent.clone_weight = 0.0  # implicit: of the expert action's -log-probability besides; not in the paper
+    config.stepagent.reward = "expert"  # inverse: -log D (expert) | log(1 - D) - log D (log_odds); D is the share that the policy is thought to have
+    config.stepagent.reflect_on = "inspection"  # inverse: PPO on the inspected actions (inspection) | on episodes of the policy's own (episodes)
+    config.stepagent.discriminator = ConfigDict()
+    config.stepagent.discriminator.learning_rate = 1e-4
+    config.stepagent.discriminator.steps = 12  # optimizer steps a cycle, at most
+    config.stepagent.discriminator.label_smoothing = 0.1
+    config.stepagent.discriminator.max_accuracy = 0.9  # no steps in a cycle that begins with more
 
     config.warm_start = ConfigDict()  # cloning the experts' demonstrations before the first round
     config.warm_start.episodes = 0  # 0: off
@@ -172,7 +204,8 @@ def get_environment(max_turns: int, share: float = 1.0) -> ConfigDict:
     # auto: real data where its folder is named (ALFWORLD_DATA: train, valid_seen; WEBSHOP_DATA: train, test), else generated:train, generated:eval
     environment.train_split = "auto"
     environment.eval_split = "auto"
-    environment.prompt = "brief"  # full: instruction and worked example; brief: the task alone
+    # full: instruction and worked example; brief: the task alone. Where the policy acts itself: act (with a thought), act_brief (the action alone)
+    environment.prompt = "brief"
     environment.max_turns = max_turns  # of the strategist, in each seat that it advises
     environment.max_words = 0  # of a strategy that the actor gets to read; what was sampled is learned from whole. 0: all
     environment.options = ConfigDict()  # of the environment's constructor

@@ -69,9 +69,9 @@ class Environment(Protocol):
         """What an expert would do now: one who sees everything, or (SOTOPIA) one who sees all that the seat does."""
 
     def demonstration(
-        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]
+        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str] | None
     ) -> list[tuple[str, str, str]]:
-        """The present game, from its start, as an expert who sees only what is shown advises `actor(strategy, admissible)`.
+        """The present game, from its start, as an expert who sees only what is shown advises `actor(strategy, admissible)`, or acts itself (None).
 
         Returns (strategy, action, observation) of each turn; how the expert words its strategies depends on the seed.
         """

@@ -14,6 +14,8 @@ STYLES = ("exact", "plain", "loose", "vague")
 # Style weights of the demonstrations that a strategist clones. The vague style has the most weight and one wording, so what a clone says
 # likeliest is what helps least: becoming surer of itself makes it worse, and only learning what works makes it better.
 MIXED: Mapping[str, float] = {"exact": 0.15, "plain": 0.25, "loose": 0.25, "vague": 0.35}
+# Of those whose words are all that there is: an expert that nobody acts for.
+PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
 
 
 class Speaker:

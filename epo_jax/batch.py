@@ -22,6 +22,13 @@ from epo_jax.trajectory import Trajectory
 UNKNOWN_LOGPROB = 1.0
 ENOUGH_PADDING = 0.05  # of a packed step: with less, another length is not worth compiling for
 
+# What a token's advantage is divided by; the step then divides the sum over its trajectories by their number. T_i turns of k_t tokens.
+#   turn        T_i k_t (as published): every turn of a trajectory weighs the same, however long; a short episode's turns weigh more
+#   trajectory  Σ_t k_t: every token of a trajectory weighs the same (Shao et al. 2024, arXiv:2402.03300)
+#   token       the step's tokens over its trajectories: every token of the step weighs the same (Yu et al. 2025, arXiv:2503.14476)
+# Turns that were dropped at the end count in T_i and Σ_t k_t: what stays weighs what it would have weighed.
+NORMALISATIONS = ("turn", "token", "trajectory")
+
 
 class TrajectoryBatch(NamedTuple):
     """Arrays of one shape [..., B, T]; entry t of each belongs to the token at t itself (not to the one that it predicts).
@@ -29,7 +36,7 @@ class TrajectoryBatch(NamedTuple):
     tokens             int32    the tokens as they were read and sampled
     positions          int32    place in the trajectory, from 0 in each segment; 0 on padding
     segment_ids        int32    1, 2, ... for the trajectories of a row; 0 is padding. A row with no other than 0 is no row
-    loss_weights       float32  the coefficient of -log π(tokens[t] | tokens before t): A_t / (T_i k_t) on strategist tokens, else 0
+    loss_weights       float32  the coefficient of -log π(tokens[t] | tokens before t): A_t / (T_i k_t) on what it said, else 0 (see NORMALISATIONS)
     behavior_logprobs  float32  log π of the token when it was sampled; UNKNOWN_LOGPROB where not recorded, 0 off the strategist's tokens
     turn_ids           int32    1, 2, ... for the strategist turns of a row; 0 on everything else
     """
@@ -40,6 +47,18 @@ class TrajectoryBatch(NamedTuple):
     loss_weights: np.ndarray
     behavior_logprobs: np.ndarray
     turn_ids: np.ndarray
+
+
+class ComparedBatch(NamedTuple):
+    """A `TrajectoryBatch` for losses that compare the learner with frozen weights. reference_logprobs float32: their log π of the same tokens."""
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    loss_weights: np.ndarray
+    behavior_logprobs: np.ndarray
+    turn_ids: np.ndarray
+    reference_logprobs: np.ndarray
 
 
 @dataclasses.dataclass
@@ -71,7 +90,7 @@ class _Piece(NamedTuple):
 
 
 def make_batches(
-    trajectories: Sequence[Trajectory], *, packing: bool, length_buckets: Sequence[int], ways: int = 1, **options: int
+    trajectories: Sequence[Trajectory], *, packing: bool, length_buckets: Sequence[int], ways: int = 1, **options: int | str
 ) -> tuple[list[TrajectoryBatch], BatchCounts]:
     """`pack` (several trajectories a row, `ways` rows a pass) or `pad` (one, in lengths from `length_buckets`); `options` are those of both."""
     if packing:
@@ -87,6 +106,7 @@ def pad(
     max_length: int,
     pad_id: int,
     accumulation: int = 1,
+    normalisation: str = "turn",
 ) -> tuple[list[TrajectoryBatch], BatchCounts]:
     """Batches [accumulation, rows, T], one trajectory a row; each is one optimizer step, of the next trajectories in the order given.
 
@@ -101,9 +121,9 @@ def pad(
     _check_shape(rows, accumulation)
     check_buckets(length_buckets, max_length)
     buckets = sorted(length_buckets)
-    pieces, counts = _pieces(trajectories, max_length)
+    pieces, counts = _pieces(trajectories, max_length, normalisation)
     batches = []
-    for group in _steps(pieces, rows * accumulation):
+    for group in _steps(pieces, rows * accumulation, normalisation):
         longest_first = sorted(group, key=lambda piece: -len(piece.tokens))
         batches.append(_stack([[piece] for piece in longest_first], accumulation, rows, buckets[-1], pad_id))
         _count(batches[-1], counts, buckets)
@@ -117,7 +137,14 @@ def check_buckets(length_buckets: Sequence[int], max_length: int) -> None:
 
 
 def pack(
-    trajectories: Sequence[Trajectory], *, rows: int, max_length: int, pad_id: int, accumulation: int = 1, ways: int = 1
+    trajectories: Sequence[Trajectory],
+    *,
+    rows: int,
+    max_length: int,
+    pad_id: int,
+    accumulation: int = 1,
+    ways: int = 1,
+    normalisation: str = "turn",
 ) -> tuple[list[TrajectoryBatch], BatchCounts]:
     """Batches [ceil(rows * accumulation / ways), ways, T], several trajectories a row; each is one optimizer step.
 
@@ -133,13 +160,13 @@ def pack(
     What is cut, left out or refused is as in `pad`.
     """
     _check_shape(rows, accumulation)
-    pieces, counts = _pieces(trajectories, max_length)
+    pieces, counts = _pieces(trajectories, max_length, normalisation)
     finest = -(-max_length // 16)
     longest_row = max(max_length, min(2 * max_length, rows * max_length // ways))
     coarse_first = sorted(range(1, 33), key=lambda number: (-math.gcd(number, 4), number))  # so that the same lengths come again
     lengths = list(dict.fromkeys(min(number * finest, longest_row) for number in coarse_first))
     batches = []
-    for group in _steps(pieces, rows * accumulation):
+    for group in _steps(pieces, rows * accumulation, normalisation):
         length, packed = _first_fit(group, lengths, ways)
         batches.append(_stack(packed, -(-rows * accumulation // ways), ways, length, pad_id))
         _count(batches[-1], counts, [length])
@@ -201,8 +228,10 @@ def _check_shape(rows: int, accumulation: int) -> None:
         raise UserError(f"a batch of {rows} rows and {accumulation} accumulated passes is not possible: give at least 1 of each.")
 
 
-def _pieces(trajectories: Sequence[Trajectory], max_length: int) -> tuple[list[_Piece], BatchCounts]:
+def _pieces(trajectories: Sequence[Trajectory], max_length: int, normalisation: str) -> tuple[list[_Piece], BatchCounts]:
     """The trajectories that are trained on, as arrays; the others are counted."""
+    if normalisation not in NORMALISATIONS:
+        raise UserError(f"learn.normalisation is {normalisation!r}: choose one of {', '.join(NORMALISATIONS)}.")
     counts = BatchCounts()
     pieces: list[_Piece] = []
     for trajectory in trajectories:
@@ -210,22 +239,28 @@ def _pieces(trajectories: Sequence[Trajectory], max_length: int) -> tuple[list[_
             counts.masked += 1
         elif not trajectory.turns:
             counts.without_turns += 1
-        elif (piece := _flatten(trajectory, max_length, counts)) is not None:
+        elif (piece := _flatten(trajectory, max_length, normalisation, counts)) is not None:
             pieces.append(piece)
     counts.trajectories = len(pieces)
     return pieces, counts
 
 
-def _steps(pieces: Sequence[_Piece], size: int) -> Iterator[Sequence[_Piece]]:
+def _steps(pieces: Sequence[_Piece], size: int, normalisation: str) -> Iterator[Sequence[_Piece]]:
     for start in range(0, len(pieces), size):
-        yield pieces[start : start + size]
+        group = pieces[start : start + size]
+        if normalisation == "token":
+            tokens = sum(np.count_nonzero(piece.turn_ids) for piece in group)
+            scale = np.float32(len(group) / max(1, tokens))
+            group = [piece._replace(loss_weights=piece.loss_weights * scale) for piece in group]
+        yield group
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def _flatten(trajectory: Trajectory, max_length: int, counts: BatchCounts) -> _Piece | None:
-    """The token stream of as many turns as fit, with weights A_t / (T_i k_t); None if the first does not fit."""
+def _flatten(trajectory: Trajectory, max_length: int, normalisation: str, counts: BatchCounts) -> _Piece | None:
+    """The token stream of as many turns as fit, with weights as `normalisation` says (A_t itself for "token", which `_steps` divides); None if the
+    first does not fit."""
     tokens: list[int] = []
     weights: list[float] = []
     behavior: list[float] = []
@@ -236,15 +271,19 @@ def _flatten(trajectory: Trajectory, max_length: int, counts: BatchCounts) -> _P
         counts.too_long += 1
         return None
     counts.shortened += fitting < total
+    tokens_in_all = sum(len(turn.tokens) for turn in trajectory.turns)
     for number, turn in enumerate(trajectory.turns[:fitting], start=1):
         if turn.advantage is None:
             raise ValueError(f"task {trajectory.task_id!r}: turn {number} has no advantage; estimate advantages before batching")
         if len(turn.logprobs) not in (0, len(turn.tokens)):
             raise ValueError(f"task {trajectory.task_id!r}: turn {number} has {len(turn.tokens)} tokens but {len(turn.logprobs)} log-probabilities")
+        if len(turn.token_advantages) not in (0, len(turn.tokens)):
+            raise ValueError(f"task {trajectory.task_id!r}: turn {number} has {len(turn.tokens)} tokens but {len(turn.token_advantages)} advantages")
         read, said = len(turn.prompt_tokens), len(turn.tokens)
         tokens += turn.prompt_tokens
         tokens += turn.tokens
-        weights += [0.0] * read + [turn.advantage / (total * said)] * said if said else [0.0] * read
+        divisor = {"turn": total * said, "trajectory": tokens_in_all, "token": 1}[normalisation]
+        weights += [0.0] * read + [advantage / divisor for advantage in turn.token_advantages or [turn.advantage] * said]
         behavior += [0.0] * read + (list(turn.logprobs) or [UNKNOWN_LOGPROB] * said)
         turn_ids += [0] * read + [number] * said
     return _Piece(

@@ -20,6 +20,7 @@ from epo_jax import compilation, recorded, strategist as strategists
 from epo_jax.batch import BatchCounts, TrajectoryBatch, make_batches
 from epo_jax.errors import UserError
 from epo_jax.interrupt import StopRequest
+from epo_jax.learn import choices
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
@@ -36,6 +37,7 @@ class OfflineRun:
         self.config, learn = config, config.learn
         self.mesh = make_mesh(config.mesh.to_dict())
         check_rows("learn.rows", learn.rows, self.mesh)
+        choices.check(learn, recorded=True)
         self._batches_of([])
         strategists.find(config.model.source)
         file = recorded.read(config.data, recorded.allowed_share(config.allow_malformed))
@@ -114,6 +116,7 @@ class OfflineRun:
             accumulation=learn.accumulation,
             max_length=learn.max_length,
             pad_id=self.strategist.tokenizer.pad_id if trajectories else 0,
+            normalisation=learn.normalisation,
         )
 
     def _remember_data(self, found: dict) -> None:

@@ -3,6 +3,7 @@
     actor      literal     carries out what the strategy's words name (rollout/literal.py)
                openai      a model behind an API, `config.actor_api` (rollout/actor_openai.py)
                local       a frozen model in this process, `config.local_actor` (rollout/actor_local.py)
+               policy      nobody: what the policy says is the action (rollout/acting.py)
     judge      progress    the environment's own progress (reward/judge.py)
                verifier    the environment's outcome alone
                openai      the published scoring by a model behind an API, `config.judge_api` (reward/judge_openai.py)
@@ -36,6 +37,7 @@ from epo_jax.reward.evaluator import Evaluator
 from epo_jax.reward.evaluator_openai import OpenAIEvaluator
 from epo_jax.reward.judge import Judge, ProgressJudge, Verifier
 from epo_jax.reward.judge_openai import GradedJudge, OpenAIJudge
+from epo_jax.rollout.acting import ActingPolicy
 from epo_jax.rollout.actor_local import LocalActor
 from epo_jax.rollout.actor_openai import OpenAIActor
 from epo_jax.rollout.actors import Actor, LiteralActor
@@ -57,6 +59,11 @@ def check_actor(config: ConfigDict) -> None:
     """Raises `UserError` for an actor that does not exist or lacks something: a key, a model's name, weights."""
     if config.actor not in ACTORS:
         raise UserError(f"unknown actor {config.actor!r}: known are {', '.join(sorted(ACTORS))}.")
+    for name, settings in config.environments.items():
+        acts = settings.prompt.startswith("act")
+        if settings.share and acts != (config.actor == "policy"):
+            wanted = "act or act_brief, as the actor is the policy itself" if not acts else f"full or brief, as the actor is {config.actor}"
+            raise UserError(f"environments.{name}.prompt is {settings.prompt}: set it to {wanted}.")
     if config.actor == "openai":
         _check_api(config, "actor_api")
     if config.actor == "local":
@@ -213,6 +220,10 @@ def _literal_actor(config: ConfigDict, clients: ApiClients, strategist: Strategi
     return LiteralActor()
 
 
+def _policy_itself(config: ConfigDict, clients: ApiClients, strategist: Strategist | None, mesh: Mesh) -> ActingPolicy:
+    return ActingPolicy()
+
+
 def _local_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist | None, mesh: Mesh) -> LocalActor:
     settings = config.local_actor
     if settings.source in INITIAL:
@@ -253,5 +264,6 @@ class ActorKind(NamedTuple):
 ACTORS: dict[str, ActorKind] = {
     "literal": ActorKind(_literal_actor, LiteralActor.needs_strategy, lambda config: "literal"),
     "local": ActorKind(_local_actor, LocalActor.needs_strategy, lambda config: f"local:{config.local_actor.source}"),
+    "policy": ActorKind(_policy_itself, ActingPolicy.needs_strategy, lambda config: "policy"),
     "openai": ActorKind(_openai_actor, OpenAIActor.needs_strategy, lambda config: f"openai:{config.actor_api.model}"),
 }

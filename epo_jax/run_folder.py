@@ -11,6 +11,8 @@
     api_spent.sqlite   what they cost, over all starts
     data.json          a run on recorded conversations: which file, and what was left out of it
     checkpoints/       orbax
+    reference/         frozen weights that the KL term compares with, where one does
+    critic/            PPO's critic, where there is one
     tokenizer/         the strategist's, for export
     strategist/        the result as a Hugging Face folder
 """

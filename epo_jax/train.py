@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import math
 import sys
@@ -29,6 +30,8 @@ from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.learn import choices, critic
+from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, make_mesh, rows_split_over
 from epo_jax.model import hf_weights
@@ -46,6 +49,7 @@ from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, place
 from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
+from epo_jax.stepagent.run import StepAgentRun
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -54,7 +58,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a f
 def main() -> None:
     """Runs `--config` to its end; a request to stop ends it early, saved, with the exit code that shells expect."""
     config = command_line.config_value(CONFIG)
-    kinds = {"rounds": Run, "recorded": OfflineRun}
+    kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
     with StopRequest() as stop:
@@ -147,6 +151,9 @@ class Run:
     def play(self, values: dict[str, float]) -> list[Trajectory]:
         """The round's episodes; those that an earlier start already played with the same weights, or that were played ahead, are read back."""
         round = self.learner.position.round
+        if self.config.credit.estimator == "bc":
+            episodes = self.config.rollout.episodes
+            return list(itertools.islice(self._demonstrations(self.config.warm_start.episodes + round * episodes), episodes))  # none comes twice
         if self.learner.position.played_ahead:
             values |= self.ahead
             return sorted(read_jsonl(self.folder.trajectories(round)), key=place)
@@ -156,7 +163,9 @@ class Run:
     def assign_credit(self, trajectories: list[Trajectory], values: dict[str, float]) -> None:
         """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
         start, settings = time.monotonic(), self.config.credit
-        counts = self._judge(trajectories)
+        counts = self._judge(trajectories) if settings.estimator != "bc" else judge.JudgeCounts()
+        if self.critic is not None:
+            self.critic.value(trajectories, self.learner.exported_params())
         options = credit.options_of(settings.estimator, settings.to_dict())
         for group in by_environment(trajectories).values():  # a baseline over both would say which environment is the easier one
             credit.estimate(settings.estimator, group, **options)
@@ -170,6 +179,8 @@ class Run:
     def learn(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
         """The round's optimizer steps; then the sampler gets the new weights. With `async_rounds`, the next round is played meanwhile."""
         position, start = self.learner.position, time.monotonic()
+        if self.critic is not None:  # first, so that it reads the policy that played
+            values |= self.critic.learn(trajectories, self.learner.exported_params(), position.round)
         batches = list(self._batches(trajectories, values))
         rows: list[dict[str, float]] = []
         with self._playing_ahead(), bar(f"round {position.round + 1} learn", len(batches)) as progress:
@@ -336,9 +347,7 @@ class Run:
         """
         settings, done = self.config.warm_start, self.learner.position.steps
         size = 4 * settings.rows * settings.accumulation
-        stream = demonstrations.demonstrations(
-            self.task_sets, start=done // 4 * size, seed=self.config.seed, conversation=self.strategist.conversation
-        )
+        stream = self._demonstrations(done // 4 * size)
         for group in itertools.count(done // 4):
             played = list(itertools.islice(stream, size))
             if not settings.packing:
@@ -347,6 +356,9 @@ class Run:
             order = np.random.default_rng([self.config.seed, group]).permutation(len(batches))
             for index in order[done % 4 if group == done // 4 else 0 :]:
                 yield batches[index]
+
+    def _demonstrations(self, start: int) -> Iterator[Trajectory]:
+        return demonstrations.demonstrations(self.task_sets, start=start, seed=self.config.seed, conversation=self.strategist.conversation)
 
     def _batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> tuple[list[TrajectoryBatch], BatchCounts]:
         """Optimizer steps of the size that `steps` (config.learn or config.warm_start) says."""
@@ -359,6 +371,7 @@ class Run:
             accumulation=steps.accumulation,
             max_length=self.config.learn.max_length,
             pad_id=self.strategist.tokenizer.pad_id,
+            normalisation=steps.get("normalisation", "turn"),
         )
 
     def _warm_start_steps(self) -> int:
@@ -375,6 +388,14 @@ class Run:
 
     def _make_engine(self) -> Engine:
         return strategists.engine(self.strategist, self.learner.playing_params(), self.config, self.mesh, self.learner.version)
+
+    @functools.cached_property
+    def critic(self) -> Critic | None:
+        """Made when a round first needs it: a trunk of its own begins as a copy of what the warm start left."""
+        if self.config.critic.trunk == "none":
+            return None
+        pad_id = self.strategist.tokenizer.pad_id
+        return Critic(self.config, self.strategist.config, self.learner.exported_params(), pad_id, self.mesh, self.folder.path / "critic")
 
     def _renew_engine(self) -> None:
         self.engine.update_weights(self.learner.playing_params(), self.learner.version)
@@ -418,7 +439,11 @@ def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
         check_rows(f"{name}.rows", config[name].rows, mesh)
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
-    credit.estimate(config.credit.estimator, [])
+    choices.check(config.learn)
+    critic.check(config)
+    if config.credit.estimator == "bc" and config.async_rounds:
+        raise UserError("credit.estimator bc reads demonstrations and plays nothing that async_rounds could play ahead: set it to False.")
+    credit.estimate(config.credit.estimator, [], **credit.options_of(config.credit.estimator, config.credit.to_dict()))
     size, episodes = config.rollout.group_size, config.rollout.episodes
     if size < 1 or episodes % size:
         raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")

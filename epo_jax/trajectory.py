@@ -38,6 +38,8 @@ class Turn:
     progress: float | None = None  # after the action, in [0, 1]
     process_reward: float | None = None  # from the judge
     advantage: float | None = None  # from the credit estimator
+    token_advantages: list[float] = dataclasses.field(default_factory=list)  # one a token, from an estimator that tells tokens apart (ppo)
+    values: list[float] = dataclasses.field(default_factory=list)  # what a critic expected of the rest of the episode before each token
     stop_reason: str = "stop"  # "stop" | "length"
 
 

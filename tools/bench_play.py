@@ -241,6 +241,10 @@ class TimedActing:
             with self._clocks.working("actor"):
                 return await self._acting.act(observation, strategy=strategy, admissible=admissible)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return self._acting.counts
+
     def close(self) -> None:
         self._acting.close()
 

@@ -19,6 +19,7 @@ from typing import Any
 from envs.alfworld import phrases, planner, text
 from envs.alfworld.engine import AlfworldEngine, Game
 from envs.alfworld.loader import read_json
+from envs.speaker import MIXED, PRECISE
 from epo_jax.errors import UserError
 
 REAL_SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -173,15 +174,16 @@ class AlfworldEnvironment:
         return planner.expert_action(self._playing())
 
     def demonstration(
-        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]
+        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str] | None
     ) -> list[tuple[str, str, str]]:
         """The present game from its start as the explorer advises it: (strategy, action, observation) of each turn.
 
         The explorer words its strategies in mixed styles, `actor(strategy, admissible)` acts on the words, and the explorer
-        goes on from what really happened.
+        goes on from what really happened. Without an actor it acts itself, and words every decision precisely.
         """
         self._playing()
-        shown = phrases.demonstrate(self, self.task, random.Random(seed), max_turns=max_turns, actor=actor)
+        weights = PRECISE if actor is None else MIXED
+        shown = phrases.demonstrate(self, self.task, random.Random(seed), weights, max_turns=max_turns, actor=actor)
         return [(step.strategy, step.action, step.observation) for step in shown.steps]
 
     @property

@@ -16,8 +16,6 @@ from typing import Any
 from envs.alfworld.explorer import Decision, Explorer
 from envs.speaker import MIXED, Speaker
 
-PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
-
 # style -> verb of the action, with the purpose where it matters -> wordings.
 # {thing} and {place} are names with their numbers ({thing} is a kind while it is searched for); {kind} and {spot} have no number.
 _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -7,11 +7,11 @@ Four styles, as in the other environments. `exact` names the whole deal; `plain`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from envs.sotopia.expert import Decision, decide
-from envs.speaker import Speaker
+from envs.speaker import MIXED, Speaker
 
 # style -> purpose -> wordings.
 _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -53,14 +53,25 @@ def phrase(decision: Decision, style: str, rng: random.Random) -> str:
     return "Strategy: " + wording.format(deal=decision.deal, point=decision.point, topic=decision.topic)
 
 
-def demonstrate(seat: Any, task: Any, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]) -> list[tuple[str, str, str]]:
-    """One episode of a SotopiaSeat as the expert advises `actor(strategy, admissible)`: (strategy, action, observation) of each turn."""
-    speaker = Speaker(phrase, random.Random(seed))
+def demonstrate(
+    seat: Any,
+    task: Any,
+    seed: int,
+    weights: Mapping[str, float] = MIXED,
+    *,
+    max_turns: int = 10,
+    actor: Callable[[str, Sequence[str]], str] | None = None,
+) -> list[tuple[str, str, str]]:
+    """One episode of a SotopiaSeat as the expert advises it, each decision in a style drawn anew: (strategy, action, observation) of each turn.
+
+    actor: makes an action of the strategy's words; without one they are the action.
+    """
+    speaker = Speaker(phrase, random.Random(seed), weights)
     seat.reset(task)
     turns: list[tuple[str, str, str]] = []
     while len(turns) < max_turns and not seat.done:
         strategy = speaker.say(decide(seat.view()))
-        action = actor(strategy, seat.admissible)
+        action = strategy if actor is None else actor(strategy, seat.admissible)
         observation, _, _, _ = seat.step(action)
         turns.append((strategy, action, observation))
     return turns

@@ -17,6 +17,7 @@ from envs.sotopia.environment import CONVERSATION_OVER, SotopiaEnvironment, Soto
 from envs.sotopia.expert import decide
 from envs.sotopia.party import TEXTS, WON, Party
 from envs.sotopia.scenario import SEATS, View
+from envs.speaker import MIXED, PRECISE
 from epo_jax.errors import UserError
 
 __all__ = ["WON", "SeatTask", "SotopiaSeat"]
@@ -129,15 +130,16 @@ class SotopiaSeat:
         return "look" if self.done else phrases.phrase(decide(self.view()), "exact", random.Random(0))
 
     def demonstration(
-        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]
+        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str] | None
     ) -> list[tuple[str, str, str]]:
         """The present conversation from its start as the expert advises it: (strategy, action, observation) of each turn.
 
         The expert words its strategies in mixed styles, `actor(strategy, admissible)` acts on the words, and the expert goes on from what
-        really happened.
+        really happened. Without an actor its words, always precise, are the action.
         """
         self._playing()
-        return phrases.demonstrate(self, self.task, seed, max_turns=max_turns, actor=actor)
+        weights = PRECISE if actor is None else MIXED
+        return phrases.demonstrate(self, self.task, seed, weights, max_turns=max_turns, actor=actor)
 
     # --- scores -------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from envs.speaker import MIXED, PRECISE
 from envs.webshop import brief, generator, loader, phrases
 from envs.webshop.catalogue import PRICE_SEED, Catalogue, open_folder
 from envs.webshop.engine import ShopEngine
@@ -159,15 +160,16 @@ class WebshopEnvironment:
         return expert_action(self._shopping())
 
     def demonstration(
-        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str]
+        self, seed: int, *, max_turns: int, actor: Callable[[str, Sequence[str]], str] | None
     ) -> list[tuple[str, str, str]]:
         """The present trip from its start as a shopper who sees only the pages advises it: (strategy, action, observation) of each turn.
 
         The shopper words its strategies in mixed styles, `actor(strategy, admissible)` acts on the words, and the shopper goes on
-        from what really happened.
+        from what really happened. Without an actor it acts itself, and words every decision precisely.
         """
         self._shopping()
-        return phrases.demonstrate(self, self.task, seed, max_turns=max_turns, actor=actor)
+        weights = PRECISE if actor is None else MIXED
+        return phrases.demonstrate(self, self.task, seed, weights, max_turns=max_turns, actor=actor)
 
     @property
     def task_id(self) -> str:

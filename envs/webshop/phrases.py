@@ -14,8 +14,6 @@ from typing import Any
 from envs.speaker import MIXED, Speaker
 from envs.webshop.shopper import Decision, Shopper
 
-PRECISE: Mapping[str, float] = {"exact": 0.5, "plain": 0.5}
-
 # style -> purpose -> wordings.
 _WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "exact": {"": ("{action}",)},

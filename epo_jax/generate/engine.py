@@ -126,6 +126,14 @@ class Engine:
         self._check_open()
         return Session(key=key_words(seed_key))
 
+    def rewind(self, session: Session, length: int) -> None:
+        """Forgets all tokens of a session but the first `length`, as if they had not been; the cache of these stays. Not during generate()."""
+        if not 0 <= length <= len(session.tokens) or any(request.session is session for request in self._pump.requests):
+            raise UserError(f"a session of {len(session.tokens)} tokens cannot go back to {length}: wait for its generate(), and give fewer")
+        session.tokens = session.tokens[:length]
+        if session.slot is not None:
+            session.slot.held = session.slot.known = min(session.slot.held, length)
+
     def close(self, session: Session) -> None:
         """Ends a session and frees its slot; a second time does nothing. A call it still has is cancelled."""
         session.closed = True

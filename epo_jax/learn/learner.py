@@ -22,7 +22,10 @@ from ml_collections import ConfigDict
 from epo_jax.batch import TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.learn.choices import objective_of
+from epo_jax.learn.losses import Loss, reinforce_loss
 from epo_jax.learn.optimizer import make_optimizer
+from epo_jax.learn.reference import Reference
 from epo_jax.learn.step import DTYPES, Placed, TrainState, init_state, make_step, state_shardings
 from epo_jax.mesh import param_shardings, shardings_of
 from epo_jax.model import lora
@@ -69,11 +72,22 @@ class Learner:
     """State, step and checkpoints. `totals` says how many optimizer steps each phase will take, for warm-up and cosine."""
 
     def __init__(
-        self, config: ConfigDict, strategist: Strategist, mesh: Mesh, folder: pathlib.Path, stop: StopRequest, totals: dict[str, int]
+        self,
+        config: ConfigDict,
+        strategist: Strategist,
+        mesh: Mesh,
+        folder: pathlib.Path,
+        stop: StopRequest,
+        totals: dict[str, int],
+        objective: Loss | None = None,
+        reference: str | None = None,
     ) -> None:
+        """objective, reference (one of `choices.REFERENCES`): of the rounds' steps, what `config.learn` says if None."""
         self._config, self._stop, self._totals = config, stop, totals
         self._model = strategist.config
         self._mesh = mesh if mesh.size > 1 else None
+        self._objective = objective or objective_of(config.learn)
+        self._reference = self._make_reference(folder, reference or config.learn.kl_reference)
         self._checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, say=say)
         self._traces_before = 0
         self.position = Position()
@@ -89,6 +103,8 @@ class Learner:
         else:
             del params
             self._restore()
+            if self._reference is not None and self.position.phase == "rounds":
+                self._reference.restore(self.position.round)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
@@ -106,8 +122,10 @@ class Learner:
                 if late is not None:  # the step is saved, so it will not be taken again: its metrics are due now
                     yield _on_host(*late)
                 self.save_and_stop()
-            on_device, known = ahead
-            self.state, metrics = self._step(self.state, on_device)
+            placed, known = ahead
+            if self._reference is not None and self.position.phase == "rounds":
+                placed = placed._replace(batch=self._reference.score(placed.batch))
+            self.state, metrics = self._step(self.state, placed)
             self.position.steps += 1
             ahead = self._next_batch(batches) if self.position.steps < total else None  # made while the device works
             known["optimizer_step"] = self.position.steps_before + self.position.steps
@@ -131,6 +149,8 @@ class Learner:
         self.position = Position(phase="rounds", saves=self.position.saves)
         self._prepare()
         self.state = init_state(params, self._model, self._optimizer, self._mesh, self._lora)
+        if self._reference is not None:
+            self._reference.freeze(self.exported_params(), 0)
         self.save()
 
     def end_round(self, *, played_ahead: bool = False) -> None:
@@ -139,6 +159,8 @@ class Learner:
         self.position.played_ahead = played_ahead
         self.position.steps_before += self.position.steps
         self.position.steps = 0
+        if self._reference is not None:
+            self._reference.freeze(self.exported_params(), self.position.round)
         self.save()
 
     def keep_if_best(self, outcome: float) -> None:
@@ -232,6 +254,11 @@ class Learner:
             shardings = state_shardings(self._model, self._optimizer, self._mesh, self._lora)
         return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
 
+    def _make_reference(self, folder: pathlib.Path, which: str) -> Reference | None:
+        if which == "behaviour":
+            return None
+        return Reference(self._config, self._model, self._mesh, folder.parent / "reference", each_round=which == "round")
+
     def _prepare(self) -> None:
         """Optimizer and step of the present phase."""
         warm = self.position.phase == "warm_start"
@@ -249,9 +276,7 @@ class Learner:
             compute_dtype=self._config.model.compute_dtype,
             remat=self._config.model.remat,
             lengths=() if (self._config.warm_start if warm else learn).packing else learn.length_buckets,
-            entropy_weight=0.0 if warm else learn.entropy_weight,
-            kl_weight=0.0 if warm else learn.kl_weight,
-            clip=(0.0, 0.0) if warm else (learn.clip_low, learn.clip_high),
+            objective=reinforce_loss if warm else self._objective,
             lora=self._lora,
             frozen=self._frozen,
         )

@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from epo_jax.batch import TrajectoryBatch
+from epo_jax.batch import ComparedBatch, TrajectoryBatch
+from epo_jax.learn import divergence
+from epo_jax.learn.divergence import MAX_LOG_RATIO
 from epo_jax.mesh import constrain
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
 
 Metrics = dict[str, jax.Array]
+Loss = Callable[[TrajectoryBatch, jax.Array, jax.Array], jax.Array]  # (batch [B,T], log-probabilities, entropies) -> scalar, summed over rows
 UNKNOWN_ABOVE = 0.5  # between 0, the largest log-probability, and batch.UNKNOWN_LOGPROB
-MAX_LOG_RATIO = 10.0  # keeps exp() of a log ratio finite when learner and sampler have drifted far apart
 
 
 def token_logprobs(
@@ -125,39 +127,62 @@ def chunked_logprobs(
 
 
 def reinforce_loss(
-    batch: TrajectoryBatch,
+    batch: TrajectoryBatch | ComparedBatch,
     logprobs: jax.Array,
     entropies: jax.Array,
     *,
+    clip: tuple[float, float] = (0.0, 0.0),
+    importance_cap: float = 0.0,
     entropy_weight: float = 0.0,
     kl_weight: float = 0.0,
-    clip: tuple[float, float] = (0.0, 0.0),
+    kl_kind: str = "k3",
 ) -> jax.Array:
     """-Σ loss_weights · log π, summed over rows (EPO, section 3); a scalar. All arrays [B,T].
 
-    With loss weights A_t / (T_i k_t) this is the published loss. A round takes several steps on what one policy sampled, and the later
-    ones should not push what the earlier ones have pushed already. With `clip` = (low, high) above 0 a token of known behaviour
-    therefore counts by PPO's clipped surrogate (Schulman et al. 2017, equation 7): log π gives way to the ratio ρ = π / behaviour, and
-    a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to. While ρ = 1, as in a round's first
-    step, the gradient is that of the published loss. Two optional terms, each the mean over a trajectory's sampled tokens, and summed over
-    trajectories like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the k3 estimate of KL(learner ‖ behaviour)
-    (Schulman 2020), where behaviour log-probabilities are known.
+    With loss weights A_t / (T_i k_t) this is the published loss. A round takes several steps on what one policy sampled, and the later ones should
+    not push what the earlier ones have pushed already. ρ = π / behaviour says how far learner and sampler are apart; at most one of two corrections
+    uses it, at tokens whose behaviour is known:
+
+    clip = (low, high) above 0: PPO's clipped surrogate (Schulman et al. 2017, equation 7; two bounds: Yu et al. 2025, arXiv:2503.14476). log π
+    gives way to ρ, and a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to.
+
+    importance_cap above 0: truncated importance sampling (Ionides 2008; Espeholt et al. 2018, arXiv:1802.01561, ρ̄ of V-trace). Each token's
+    gradient is multiplied by min(ρ, cap), which has no gradient itself: unbiased where ρ stays below the cap, of bounded variance always.
+
+    While ρ = 1, as in a round's first step, the gradient of both is that of the published loss. Two optional terms, each the mean over a
+    trajectory's sampled tokens, and summed over trajectories like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the
+    estimate `kl_kind` (divergence.py says which gradient that gives) of KL(learner ‖ reference), at tokens where the reference is known.
+    The reference is that of a `ComparedBatch`, else the behaviour.
     """
     gain = batch.loss_weights * logprobs
     if any(clip):
         known = batch.behavior_logprobs < UNKNOWN_ABOVE
-        log_ratio = jnp.where(known, logprobs - batch.behavior_logprobs, 0.0)
-        ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        ratio = _ratio(batch, logprobs)
         clipped = jnp.clip(ratio, 1.0 - clip[0], 1.0 + clip[1])
         gain = jnp.where(known, jnp.minimum(batch.loss_weights * ratio, batch.loss_weights * clipped), gain)
+    elif importance_cap:
+        gain *= jax.lax.stop_gradient(jnp.minimum(_ratio(batch, logprobs), importance_cap))
     loss = -jnp.sum(gain)
     if entropy_weight or kl_weight:
         share = share_of_trajectory(batch)
         if entropy_weight:
             loss -= entropy_weight * jnp.sum(share * entropies)
         if kl_weight:
-            loss += kl_weight * jnp.sum(share * _k3(batch, logprobs))
+            reference = batch.reference_logprobs if isinstance(batch, ComparedBatch) else batch.behavior_logprobs
+            loss += kl_weight * jnp.sum(share * _divergence(kl_kind, batch, logprobs, reference))
     return loss
+
+
+def _ratio(batch: TrajectoryBatch, logprobs: jax.Array) -> jax.Array:
+    """learner / behaviour probability [B,T], with a log ratio within ±MAX_LOG_RATIO; 1 where the behaviour is not known."""
+    log_ratio = jnp.where(batch.behavior_logprobs < UNKNOWN_ABOVE, logprobs - batch.behavior_logprobs, 0.0)
+    return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+
+
+def _divergence(kind: str, batch: TrajectoryBatch, logprobs: jax.Array, reference: jax.Array) -> jax.Array:
+    """`divergence.estimate` at sampled tokens whose reference is known, else 0. [B,T]."""
+    known = said(batch) & (reference < UNKNOWN_ABOVE)
+    return jnp.where(known, divergence.estimate(kind, logprobs, jnp.where(known, reference, logprobs)), 0.0)
 
 
 def share_of_trajectory(batch: TrajectoryBatch) -> jax.Array:
@@ -181,6 +206,7 @@ def policy_metrics(batch: TrajectoryBatch, logprobs: jax.Array, entropies: jax.A
     entropy                  mean entropy of the learner at them, in nats
     logprob_gap              mean |learner - behaviour| over tokens whose behaviour is known: 0 but for rounding in the first step
     kl                       k3 estimate of KL(learner ‖ behaviour) over the same tokens
+    reference_kl             k3 estimate of KL(learner ‖ reference) over all sampled tokens; of a `ComparedBatch` only
     ratio_p99                99th percentile of learner / behaviour probability over the same tokens; NaN if there are none
     nonzero_advantage_share  turns with an advantage other than zero over all turns
     """
@@ -191,20 +217,15 @@ def policy_metrics(batch: TrajectoryBatch, logprobs: jax.Array, entropies: jax.A
     log_ratio = jnp.clip(logprobs - batch.behavior_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     starts = here & (batch.turn_ids != jnp.pad(batch.turn_ids[:, :-1], ((0, 0), (1, 0))))
     measured = jnp.maximum(1, jnp.sum(known))
-    return {
+    reference = {}
+    if isinstance(batch, ComparedBatch):
+        reference["reference_kl"] = jnp.sum(_divergence("k3", batch, logprobs, batch.reference_logprobs)) / jnp.maximum(1, tokens)
+    return reference | {
         "tokens": tokens.astype(jnp.float32),
         "logprob": jnp.sum(jnp.where(here, logprobs, 0.0)) / jnp.maximum(1, tokens),
         "entropy": jnp.sum(jnp.where(here, entropies, 0.0)) / jnp.maximum(1, tokens),
         "logprob_gap": jnp.sum(jnp.where(known, jnp.abs(logprobs - batch.behavior_logprobs), 0.0)) / measured,
-        "kl": jnp.sum(_k3(batch, logprobs)) / measured,
+        "kl": jnp.sum(_divergence("k3", batch, logprobs, batch.behavior_logprobs)) / measured,
         "ratio_p99": jnp.exp(jnp.nanquantile(jnp.where(known, log_ratio, jnp.nan), 0.99)),
         "nonzero_advantage_share": jnp.sum(starts & (batch.loss_weights != 0.0)) / jnp.maximum(1, jnp.sum(starts)),
     }
-
-
-def _k3(batch: TrajectoryBatch, logprobs: jax.Array) -> jax.Array:
-    """behaviour/learner - 1 - log(behaviour/learner) at sampled tokens of known behaviour, else 0. [B,T]."""
-    known = said(batch) & (batch.behavior_logprobs < UNKNOWN_ABOVE)
-    log_ratio = jnp.where(known, batch.behavior_logprobs - logprobs, 0.0)
-    log_ratio = jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return jnp.exp(log_ratio) - 1.0 - log_ratio

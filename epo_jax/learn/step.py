@@ -147,13 +147,11 @@ def make_step(
     remat: str = "none",
     chunk: int | None = None,
     lengths: Sequence[int] = (),
-    entropy_weight: float = 0.0,
-    kl_weight: float = 0.0,
-    clip: tuple[float, float] = (0.0, 0.0),
+    objective: losses.Loss = losses.reinforce_loss,
     lora: Lora | None = None,
     frozen: Any = None,
 ) -> Step:
-    """step(state, batch [A,B,T]) -> (state, metrics). The state is donated: its old arrays are deleted.
+    """step(state, batch [A,B,T]) -> (state, metrics), for an objective that is a sum over rows. The state is donated: its old arrays are deleted.
 
     The gradient is that of the loss summed over all A*B rows, divided by the number of trajectories in them (an empty row counts for
     nothing), so it does not depend on how rows are spread over A and B. It is accumulated in float32 over the passes that hold something.
@@ -175,10 +173,7 @@ def make_step(
         logprobs, entropies = losses.token_logprobs(
             params, config, batch, compute_dtype=compute_dtype, remat=remat, chunk=chunk, mesh=mesh
         )
-        loss = losses.reinforce_loss(
-            batch, logprobs, entropies, entropy_weight=entropy_weight, kl_weight=kl_weight, clip=clip
-        )
-        return share * loss, (logprobs, entropies)
+        return share * objective(batch, logprobs, entropies), (logprobs, entropies)
 
     def summed_gradient(params: Any, frozen: Any, total: Any, rows: TrajectoryBatch, share: jax.Array) -> tuple[Any, Any]:
         """The value of `row_sum`, and `total` plus its gradient; where the layers' is computed layer by layer, it is added there."""

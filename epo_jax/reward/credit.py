@@ -22,7 +22,7 @@ from epo_jax.trajectory import Trajectory, Turn
 
 Estimator = Callable[..., None]
 ESTIMATORS: dict[str, Estimator] = {}
-BASELINES = ("trajectory", "turn", "none")
+BASELINES = ("trajectory", "turn", "leave_one_out", "none")
 
 
 def register(name: str) -> Callable[[Estimator], Estimator]:
@@ -35,17 +35,22 @@ def register(name: str) -> Callable[[Estimator], Estimator]:
     return add
 
 
-def estimate(name: str, trajectories: Sequence[Trajectory], **options: Any) -> None:
-    """Set the advantages of a batch of trajectories by the estimator `name`. Raises `UserError` for a name that is not registered."""
+def find(name: str) -> Estimator:
+    """The estimator `name`. Raises `UserError` for a name that is not registered."""
     if name not in ESTIMATORS:
         near = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)
         raise UserError(f"no credit estimator is called {name!r}: did you mean {near[0]!r}? There are {', '.join(sorted(ESTIMATORS))}.")
-    ESTIMATORS[name](trajectories, **options)
+    return ESTIMATORS[name]
+
+
+def estimate(name: str, trajectories: Sequence[Trajectory], **options: Any) -> None:
+    """Set the advantages of a batch of trajectories by the estimator `name`. Raises `UserError` for a name or an option that is not there."""
+    find(name)(trajectories, **options)
 
 
 def options_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `settings` that the estimator `name` takes."""
-    taken = inspect.signature(ESTIMATORS[name]).parameters
+    taken = inspect.signature(find(name)).parameters
     return {option: value for option, value in settings.items() if option in taken}
 
 
@@ -79,10 +84,10 @@ def discounted_returns(rewards: Sequence[float], discount: float) -> np.ndarray:
     return returns
 
 
-def turn_rewards(trajectory: Trajectory, process_weight: float) -> list[float]:
-    """r_t = process_weight * process_reward_t (signed; 0 where no judge spoke), plus the outcome at the last turn."""
+def turn_rewards(trajectory: Trajectory, process_weight: float, outcome_weight: float = 1.0) -> list[float]:
+    """r_t = process_weight * process_reward_t (signed; 0 where no judge spoke), plus outcome_weight * outcome at the last turn."""
     rewards = [process_weight * (turn.process_reward or 0.0) for turn in trajectory.turns]
-    rewards[-1] += trajectory.outcome
+    rewards[-1] += outcome_weight * trajectory.outcome
     return rewards
 
 
@@ -130,9 +135,11 @@ def reinforce(
                     advantages of a batch sum to zero: long (often failed) episodes do not drag the baseline, and no token that every
                     episode says moves up or down as a whole;
       "turn"        the mean over all turns of the batch;
+      "leave_one_out"  as "trajectory", over the *other* trajectories: an unbiased baseline (Kool et al. 2019), n / (n - 1) times as far from
+                    the trajectory's own mean. A batch of one trajectory has no other, and its advantages are 0;
       "none"        0.
-    `normalise` divides by the standard deviation (same weighting, plus `epsilon`), so the step's size does not depend on the reward's scale.
-    A batch of one trajectory has only itself for a baseline.
+    `normalise` divides by the standard deviation about the batch's mean (same weighting, plus `epsilon`), so the step's size does not depend on the
+    reward's scale. For the first two a batch of one trajectory has only itself for a baseline.
     """
     if baseline not in BASELINES:
         raise UserError(f"the reinforce estimator has no baseline {baseline!r}: choose one of {', '.join(BASELINES)}.")
@@ -146,13 +153,17 @@ def reinforce(
     scale = 1.0
     if normalise:
         scale = math.sqrt(float(np.average((pooled - centre) ** 2, weights=weights))) + epsilon
+    means = np.array([g.mean() for g in returns])
     for trajectory, g in zip(kept, returns, strict=True):
+        if baseline == "leave_one_out":
+            centre = (means.sum() - g.mean()) / (len(kept) - 1) if len(kept) > 1 else g
         set_advantages(trajectory, (g - centre) / scale)
 
 
-@register("clone")
-def clone(trajectories: Sequence[Trajectory]) -> None:
-    """Behaviour cloning by the same step: every turn's advantage is 1, so the loss is the negative log-likelihood of what was said."""
+@register("bc")
+def bc(trajectories: Sequence[Trajectory]) -> None:
+    """Behaviour cloning by the same step: every turn's advantage is 1, so the loss is the negative log-likelihood of what was said. The main
+    command's rounds then read an expert's demonstrations, and nothing is played."""
     for trajectory in unmasked(trajectories):
         set_advantages(trajectory, np.ones(len(trajectory.turns)))
 
@@ -170,7 +181,7 @@ def permute_advantages(trajectories: Sequence[Trajectory], seed: int) -> int:
     all turns.
 
     Returns how many turns had to take a value of their own episode for that reason. What a control cannot take away: with a mean that is
-    not zero (`epo`, `clone`), the factor 1/T_i of the loss still favours the turns of short episodes; `reinforce` has mean zero.
+    not zero (`epo`, `bc`), the factor 1/T_i of the loss still favours the turns of short episodes; `reinforce` has mean zero.
     """
     kept = unmasked(trajectories)
     random = np.random.default_rng(seed)

@@ -39,7 +39,7 @@ def grpo(trajectories: Sequence[Trajectory], *, process_weight: float = 0.0, eps
 @register("dr_grpo")
 def dr_grpo(trajectories: Sequence[Trajectory], *, process_weight: float = 0.0) -> None:
     """A_i = R_i − mean over the group (Liu et al. 2025, arXiv:2503.20783): without the division that makes the easiest and the hardest tasks
-    count most. (Its other half, no division of the loss by the episode's length, is not here: the loss keeps 1/T_i.)"""
+    count most. (Its other half, no division of the loss by the episode's own length, is near to `learn.normalisation` "token".)"""
     for group in groups_of(trajectories):
         _spread(group, _centred(_scores(group, process_weight)))
 

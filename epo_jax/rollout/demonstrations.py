@@ -8,12 +8,13 @@ there. A clone therefore speaks in all of these ways, and what is left to learn 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.rollout import literal
 from epo_jax.rollout.play import episode_seed
+from epo_jax.rollout.prompts import Prompts
 from epo_jax.rollout.tasks import TaskSet, dealt
 from epo_jax.trajectory import Trajectory, Turn
 
@@ -30,8 +31,9 @@ def demonstrate(task_set: TaskSet, task: Any, seed: int, conversation: Conversat
         seed=seed,
         extra={"messages": prompts.opening(observation), "replies": []},
     )
-    for strategy, action, observed in environment.demonstration(seed, max_turns=task_set.max_turns, actor=literal.choose):
-        trajectory.turns.append(Turn(strategy=strategy, action=action, observation=observed, advantage=1.0))
+    for strategy, action, observed in environment.demonstration(seed, max_turns=task_set.max_turns, actor=_actor(prompts)):
+        said = prompts.demonstrated(strategy, action)
+        trajectory.turns.append(Turn(strategy=said, action=action, observation=observed, advantage=1.0))
         trajectory.extra["replies"].append(prompts.after(action, observed))
     trajectory.success = environment.success
     trajectory.outcome = environment.outcome
@@ -61,6 +63,11 @@ def texts(task_sets: Sequence[TaskSet], count: int) -> Iterator[str]:
 def _texts_of_one(task_set: TaskSet, task: Any, seed: int) -> list[str]:
     environment = task_set.make()
     read_and_said = [environment.reset(task)]
-    for strategy, action, observed in environment.demonstration(seed, max_turns=task_set.max_turns, actor=literal.choose):
-        read_and_said += [strategy, task_set.prompts.after(action, observed)]
+    for strategy, action, observed in environment.demonstration(seed, max_turns=task_set.max_turns, actor=_actor(task_set.prompts)):
+        read_and_said += [task_set.prompts.demonstrated(strategy, action), task_set.prompts.after(action, observed)]
     return read_and_said
+
+
+def _actor(prompts: Prompts) -> Callable[[str, Sequence[str]], str] | None:
+    """Who acts on the expert's words: the embedded actor, or for a policy that acts itself the expert itself (None)."""
+    return None if prompts.acts else literal.choose

@@ -14,6 +14,7 @@ import pytest
 
 from epo_jax.batch import TrajectoryBatch, pack, pad, pass_lengths
 from epo_jax.errors import UserError
+from epo_jax.learn import losses
 from epo_jax.learn.optimizer import Learning, make_optimizer
 from epo_jax.learn.step import TrainState, init_state, make_scorer, make_step, state_shardings
 from epo_jax.mesh import make_mesh
@@ -68,7 +69,11 @@ def new_state(optimizer: optax.GradientTransformation, mesh=None, config: LlamaC
     return init_state(jax.device_put(parameters(config)), config, optimizer, mesh)
 
 
-sgd_step = functools.cache(lambda config, mesh, options: make_step(config, sgd(), mesh, **dict(options)))
+@functools.cache
+def sgd_step(config: LlamaConfig, mesh, options: tuple):
+    of_loss = {name: value for name, value in options if name in ("entropy_weight", "kl_weight", "clip")}
+    objective = functools.partial(losses.reinforce_loss, **of_loss)
+    return make_step(config, sgd(), mesh, objective=objective, **{name: value for name, value in options if name not in of_loss})
 
 
 def run(batch: TrajectoryBatch, *, mesh=None, config: LlamaConfig = CONFIG, **options):
@@ -282,7 +287,7 @@ def test_the_compiled_step_never_holds_all_logits() -> None:
     """Neither [B,T,V] nor anything as large with a vocabulary dimension; logits of one chunk only. (test_losses shows that the measure sees them.)"""
     config = dataclasses.replace(CONFIG, vocab_size=613)
     state = jax.eval_shape(lambda: new_state(ADAM, config=config))
-    step = make_step(config, ADAM, chunk=4, entropy_weight=0.1)
+    step = make_step(config, ADAM, chunk=4, objective=functools.partial(losses.reinforce_loss, entropy_weight=0.1))
     batch = batch_of(ADVANTAGES, rows=8)
     sums = jax.eval_shape(step.begin, state.params, batch)
     programs = (

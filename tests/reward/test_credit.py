@@ -13,7 +13,7 @@ from epo_jax.trajectory import Trajectory, Turn
 
 
 def episode(process: list[float | None], outcome: float, masked: str | None = None) -> Trajectory:
-    return Trajectory("test", "task", turns=[Turn(process_reward=p) for p in process], outcome=outcome, masked=masked)
+    return Trajectory("test", "task", turns=[Turn(process_reward=p, values=[0.0]) for p in process], outcome=outcome, masked=masked)
 
 
 def advantages(trajectory: Trajectory) -> list[float | None]:
@@ -83,6 +83,27 @@ def test_reinforce_baseline_over_turns_and_none() -> None:
     assert advantages(first) + advantages(second) == [1.0, 1.0, 0.0]
 
 
+def test_reinforce_leave_one_out_by_hand() -> None:
+    """Returns: first [1, 1] (mean 1), second [0], third [0.5, 0.5]; each against the mean of the two others."""
+    batch = [episode([None, None], 1.0), episode([None], 0.0), episode([None, None], 0.5)]
+    credit.estimate("reinforce", batch, discount=1.0, baseline="leave_one_out")
+    assert [advantages(one) for one in batch] == [[0.75, 0.75], [-0.75], [0.0, 0.0]]
+    assert abs(sum(np.mean(advantages(one)) for one in batch)) < 1e-12
+    alone = episode([1.0, None], 1.0)
+    credit.estimate("reinforce", [alone], baseline="leave_one_out")
+    assert advantages(alone) == [0.0, 0.0]
+
+
+def test_reinforce_leave_one_out_is_unbiased_by_its_own_return() -> None:
+    """Raising one episode's outcome raises its own advantages by as much, and nothing is taken off by its own share in the baseline."""
+    found = []
+    for outcome in (0.0, 0.7):
+        batch = [episode([None], outcome), episode([None], 0.2), episode([None], 0.9)]
+        credit.estimate("reinforce", batch, baseline="leave_one_out")
+        found.append(batch[0].turns[0].advantage)
+    np.testing.assert_allclose(found[1] - found[0], 0.7)
+
+
 def test_reinforce_is_centred_as_the_loss_weighs_turns() -> None:
     random = np.random.default_rng(0)
     batch = [episode(list(random.normal(size=random.integers(1, 9))), random.random()) for _ in range(20)]
@@ -138,9 +159,9 @@ def test_empty_batches_and_episodes_without_turns(name: str) -> None:
     assert one.turns[0].advantage is not None
 
 
-def test_clone_is_one_everywhere() -> None:
+def test_cloning_is_one_everywhere() -> None:
     one = episode([None, 1.0], 0.0)
-    credit.estimate("clone", [one])
+    credit.estimate("bc", [one])
     assert advantages(one) == [1.0, 1.0]
 
 

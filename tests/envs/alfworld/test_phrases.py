@@ -11,8 +11,8 @@ import pytest
 from envs.alfworld.engine import AlfworldEngine, Game
 from envs.alfworld.explorer import Explorer
 from envs.alfworld.generator import generate_game
-from envs.alfworld.phrases import PRECISE, Demonstration, demonstrate, phrase
-from envs.speaker import MIXED, STYLES, Speaker
+from envs.alfworld.phrases import Demonstration, demonstrate, phrase
+from envs.speaker import MIXED, PRECISE, STYLES, Speaker
 from epo_jax.rollout.literal import choose
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 import envs
-from envs.speaker import MIXED, STYLES
+from envs.speaker import MIXED, PRECISE, STYLES
 from envs.webshop import phrases, shopper
 from envs.webshop.environment import WebshopEnvironment
 from envs.webshop.pages import SEPARATOR
@@ -119,7 +119,7 @@ def test_wins_in_the_project_s_shop_and_the_literal_actor_follows_its_words():
     environment = envs.make("webshop")
     tasks = environment.tasks("generated:eval")[:60]
     alone = wins(environment, tasks, MIXED, None)
-    precise = wins(environment, tasks, phrases.PRECISE, literal.choose)
+    precise = wins(environment, tasks, PRECISE, literal.choose)
     mixed = wins(environment, tasks, MIXED, literal.choose)
     assert alone >= 0.95 and precise >= 0.95
     assert 0.5 <= mixed <= 0.9  # vague words cost trips, and leave something to learn

@@ -1,0 +1,354 @@
+"""The cycles of StepAgent: inspect, reflect, and every so often play the held-out tasks.
+
+`config.rounds` cycles after an optional first stage that clones the expert (`config.warm_start`). Learner, checkpoints, evaluation, and what a run
+leaves behind are as in self-play; a run that is stopped continues from the optimizer step at which it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from epo_jax import partners, recorded, strategist as strategists
+from epo_jax.batch import TrajectoryBatch, check_buckets, make_batches
+from epo_jax.errors import UserError, all_or_what_is_missing
+from epo_jax.evaluation import report
+from epo_jax.generate.engine import Engine
+from epo_jax.interrupt import StopRequest
+from epo_jax.learn import choices, critic
+from epo_jax.learn.critic import Critic
+from epo_jax.learn.learner import Learner
+from epo_jax.mesh import check_rows, make_mesh, rows_split_over
+from epo_jax.model import hf_weights
+from epo_jax.report.console import bar, say
+from epo_jax.report.metrics import MetricsWriter, describe_each
+from epo_jax.reward import credit
+from epo_jax.rollout import demonstrations, tasks
+from epo_jax.rollout.acting import ActingPolicy
+from epo_jax.rollout.keep import play_and_keep
+from epo_jax.rollout.play import Episode, Player, episodes_of_evaluation, episodes_of_round
+from epo_jax.run_folder import RunFolder
+from epo_jax.stepagent import implicit, inspection, inverse
+from epo_jax.stepagent.inspection import Pair
+from epo_jax.stepagent.inverse import Discriminator
+from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
+
+REFLECTIONS = ("implicit", "inverse")
+STATES = ("inspection", "episodes")
+
+
+class StepAgentRun:
+    """One run: what it is made of, where it stands, and its phases in the order in which they happen."""
+
+    def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
+        self.config, self.stop = config, stop
+        _, self.task_sets, _ = all_or_what_is_missing(
+            lambda: strategists.find(config.model.source),
+            lambda: tasks.load(config),
+            lambda: partners.check_actor(config),
+        )
+        self.mesh = make_mesh(config.mesh.to_dict())
+        check(config)
+        partners.check_scored(config, self.task_sets)
+        for name in ("learn", "warm_start"):
+            check_rows(f"{name}.rows", config[name].rows, self.mesh)
+        texts = lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)  # noqa: E731
+        self.strategist = strategists.load(config, self.mesh, texts)
+        self._recorded = self._read_recorded()
+        self.folder = RunFolder.open(config)
+        self.strategist.tokenizer.save(self.folder.tokenizer)
+        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        of_pairs, settings = None, config.stepagent
+        if settings.reflection == "implicit":
+            of_pairs = functools.partial(implicit.preference_loss, beta=settings.beta, clone_weight=settings.clone_weight)
+        totals = {"warm_start": self._warm_start_steps(), "rounds": config.rounds * self._steps_of_a_cycle()}
+        reference = settings.reference if of_pairs else None
+        self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals, of_pairs, reference)
+        self.engine = strategists.engine(self.strategist, self.learner.playing_params(), config, self.mesh, self.learner.version)
+
+    def everything(self) -> None:
+        """All phases, from wherever the run stands to its end."""
+        self._say_plan()
+        if self.learner.position.phase == "warm_start":
+            self.clone()
+        position = self.learner.position
+        while True:
+            if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
+                self.evaluate()
+            if position.round >= self.config.rounds:
+                break
+            values: dict[str, float] = {}
+            pairs = self.inspect(values)
+            batches = self.reflect_implicitly(pairs) if self.config.stepagent.reflection == "implicit" else self.reflect_by_reward(pairs, values)
+            self.learn(batches, values)
+            self._report_cycle(values)
+        self.finish()
+
+    # --- the phases -----------------------------------------------------------------------------------------------
+
+    def clone(self) -> None:
+        """The first stage: the expert's actions, cloned by the same step as ever, every one with advantage 1."""
+        steps, done, settings = self._warm_start_steps(), self.learner.position.steps, self.config.warm_start
+        size = settings.rows * settings.accumulation
+        with bar("cloning the expert", steps) as progress:
+            progress.advance(amount=done)
+            stream = self._experts(done * size)
+            batches = (self._batched(list(itertools.islice(stream, size)), settings)[0] for _ in itertools.count())
+            rows = list(self.learner.take_steps(batches, steps, on_step=progress.advance_reading))
+            if rows:
+                mean = {name: float(np.mean([row[name] for row in rows[-50:]])) for name in ("logprob", "entropy", "grad_norm")}
+                self.metrics.write("warm_start", steps, mean)
+                say(f"cloned in {steps} steps: log-probability of an expert's token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
+        self.learner.begin_rounds()
+        self._renew_engine()
+
+    def inspect(self, values: dict[str, float]) -> list[Pair]:
+        """The cycle's pairs. Inspected trajectories are kept; those that an earlier start left with the same weights are read back."""
+        cycle, settings, start = self.learner.position.round, self.config.stepagent, time.monotonic()
+        path = self.folder.path / "inspections" / f"cycle_{cycle:03d}.jsonl"
+        experts = _kept(path, self.learner.version)
+        if experts is None:
+            experts = list(itertools.islice(self._experts(self.config.warm_start.episodes + cycle * settings.experts), settings.experts))
+            for trajectory in experts:
+                trajectory.round, trajectory.weights_version = cycle, self.learner.version
+            with bar(f"cycle {cycle + 1} inspect", len(experts)) as progress:
+                inspected = inspection.inspect(
+                    self.engine, self.strategist.conversation, experts, self._sampling(), at_once=self.config.rollout.slots,
+                    should_stop=lambda: self.stop.requested, on_inspected=progress.advance,
+                )  # fmt: skip
+                if not asyncio.run(inspected):
+                    self.learner.save_and_stop()
+            write_jsonl(path, experts)
+        found = inspection.pairs_of(experts, self.config.learn.max_length)
+        values |= {
+            "states": len(found),
+            "agreement": float(np.mean([not pair.differ for pair in found])) if found else math.nan,
+            "seconds_inspect": time.monotonic() - start,
+        }
+        if settings.reflection == "implicit":
+            found = [pair for pair in found if pair.differ]
+        return inspection.drawn(found, settings.pairs, (self.config.seed, cycle))
+
+    def reflect_implicitly(self, pairs: Sequence[Pair]) -> list[TrajectoryBatch]:
+        """The cycle's optimizer steps on pairs."""
+        learn = self.config.learn
+        made: list[TrajectoryBatch] = []
+        for epoch in range(learn.epochs):
+            mixed = inspection.drawn(pairs, len(pairs), (self.config.seed, self.learner.position.round, epoch, 3))
+            made += implicit.batches(
+                mixed, rows=learn.rows, accumulation=learn.accumulation, lengths=sorted(learn.length_buckets), pad_id=self.strategist.tokenizer.pad_id
+            )
+        return made
+
+    def reflect_by_reward(self, pairs: Sequence[Pair], values: dict[str, float]) -> list[TrajectoryBatch]:
+        """Discriminator, its rewards, the critic, and the cycle's PPO steps, on the inspected actions or on episodes of the policy's own."""
+        cycle, learn, settings = self.learner.position.round, self.config.learn, self.config.credit
+        values |= self.discriminator.learn(pairs, cycle)
+        trajectories = self._states(pairs, values)
+        self.discriminator.reward(trajectories)
+        self.critic.value(trajectories, self.learner.exported_params())
+        for group in by_environment(trajectories).values():
+            credit.estimate("ppo", group, **credit.options_of("ppo", settings.to_dict()))
+        write_jsonl(self.folder.trajectories(cycle), trajectories)
+        values |= self.critic.learn(trajectories, self.learner.exported_params(), cycle)
+        rewards = [turn.process_reward for one in trajectories if one.masked is None for turn in one.turns]
+        values |= {"step_reward": float(np.mean(rewards)), "step_reward_deviation": float(np.std(rewards))}
+        made: list[TrajectoryBatch] = []
+        for epoch in range(learn.epochs):
+            order = np.random.default_rng([self.config.seed, cycle, epoch]).permutation(len(trajectories))
+            made += self._batched([trajectories[index] for index in order], learn)
+        return made
+
+    def learn(self, batches: Sequence[TrajectoryBatch], values: dict[str, float]) -> None:
+        """The cycle's optimizer steps; then the sampler gets the new weights."""
+        position, start, rows = self.learner.position, time.monotonic(), []
+        done = position.steps
+        with bar(f"cycle {position.round + 1} reflect", len(batches)) as progress:
+            progress.advance(amount=done)
+            for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance_reading):
+                rows.append(metrics)
+                self.metrics.write("step", int(metrics["optimizer_step"]), metrics)
+        if rows:
+            values |= {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "grad_norm", "entropy", "kl")}
+            values["logprob_gap"] = rows[0]["logprob_gap"] if done == 0 else math.nan
+        values |= {"steps": len(batches), "seconds_learn": time.monotonic() - start}
+        self.learner.end_round()
+        self._renew_engine()
+
+    def evaluate(self) -> None:
+        """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
+        cycles, values = self.learner.position.round, dict[str, float]()
+        path, first = self.folder.evaluation(cycles), self.folder.evaluation(0)
+        trajectories = self._play("evaluation", episodes_of_evaluation(self.task_sets), self.config.evaluate.temperature, path, values)
+        self.metrics.write("evaluation", cycles, values | describe_each(trajectories))
+        before = read_jsonl(first) if cycles and first.exists() else []
+        for task_set in self.task_sets:
+            where = f"evaluation after {cycles} cycles, {task_set.environment} {task_set.eval_split}"
+            say(f"{where}: {report(trajectories, before, task_set.environment) or f'every episode failed to be played; see {path}'}")
+
+    def finish(self) -> None:
+        """Leaves the policy as a Hugging Face folder and says where everything is."""
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.exported_params(), self.folder.tokenizer)
+        self.metrics.close()
+        self.engine.shutdown()
+        say(f"done: the agent is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}")
+
+    # --- their parts ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def discriminator(self) -> Discriminator:
+        """Made when a cycle first needs it: its trunk begins as a copy of the clone's."""
+        return self._scalar_model(Discriminator, "discriminator")
+
+    @functools.cached_property
+    def critic(self) -> Critic:
+        return self._scalar_model(Critic, "critic")
+
+    def _scalar_model(self, kind, name: str):
+        pad_id = self.strategist.tokenizer.pad_id
+        return kind(self.config, self.strategist.config, self.learner.exported_params(), pad_id, self.mesh, self.folder.path / name)
+
+    def _states(self, pairs: Sequence[Pair], values: dict[str, float]) -> list[Trajectory]:
+        """What PPO learns from: inspected actions as trajectories of one turn, or episodes of the policy's own."""
+        cycle, rollout = self.learner.position.round, self.config.rollout
+        path = self.folder.trajectories(cycle)
+        if self.config.stepagent.reflect_on == "episodes":
+            episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=cycle)
+            return self._play(f"cycle {cycle + 1} play", episodes, rollout.temperature, path, values)
+        kept = _kept(path, self.learner.version)
+        if kept is not None:
+            return kept
+        trajectories = [inspection.as_trajectory(pair) for pair in pairs]
+        for trajectory in trajectories:
+            trajectory.round, trajectory.weights_version = cycle, self.learner.version
+        return trajectories
+
+    def _play(self, title: str, episodes: list[Episode], temperature: float, path: Path, values: dict[str, float]) -> list[Trajectory]:
+        player = Player(
+            engine=self.engine,
+            conversation=self.strategist.conversation,
+            actor=ActingPolicy(),
+            sampling=self._sampling(temperature),
+            round=self.learner.position.round,
+            weights_version=self.engine.weights_version,
+        )
+        trajectories, figures = play_and_keep(
+            title, player, episodes, path,
+            at_once=self.config.rollout.slots, should_stop=lambda: self.stop.requested, learning=self.learner.position.steps > 0,
+        )  # fmt: skip
+        if self.stop.requested:
+            self.learner.save_and_stop()
+        values |= figures
+        return trajectories
+
+    def _experts(self, start: int) -> Iterator[Trajectory]:
+        """Expert trajectories with tokens from the `start`-th on, over and over: the recorded ones, or the environments' experts'."""
+        if self._recorded:
+            return (self._recorded[index % len(self._recorded)] for index in itertools.count(start))
+        return demonstrations.demonstrations(self.task_sets, start=start, seed=self.config.seed, conversation=self.strategist.conversation)
+
+    def _read_recorded(self) -> list[Trajectory]:
+        config = self.config
+        if not config.data:
+            return []
+        file = recorded.read(config.data, recorded.allowed_share(config.allow_malformed))
+        found, cut = recorded.with_tokens(file.trajectories, self.strategist.conversation, max_length=config.learn.max_length, overlong="drop")
+        recorded.say_cut(cut, config.learn.max_length, "drop")
+        if not found:
+            raise UserError(f"no conversation of {config.data} fits into {config.learn.max_length} tokens: give a larger --config.learn.max_length.")
+        credit.estimate("bc", found)
+        return found
+
+    def _batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> list[TrajectoryBatch]:
+        """Optimizer steps of the size that `steps` (config.learn or config.warm_start) says."""
+        return make_batches(
+            trajectories,
+            packing=steps.packing,
+            ways=rows_split_over(self.mesh),
+            length_buckets=self.config.learn.length_buckets,
+            rows=steps.rows,
+            accumulation=steps.accumulation,
+            max_length=self.config.learn.max_length,
+            pad_id=self.strategist.tokenizer.pad_id,
+            normalisation=steps.get("normalisation", "turn"),
+        )[0]
+
+    def _warm_start_steps(self) -> int:
+        settings = self.config.warm_start
+        return math.ceil(settings.episodes / (settings.rows * settings.accumulation))
+
+    def _steps_of_a_cycle(self) -> int:
+        """At most."""
+        learn, settings = self.config.learn, self.config.stepagent
+        episodes = settings.reflection == "inverse" and settings.reflect_on == "episodes"
+        return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.pairs) / (learn.rows * learn.accumulation))
+
+    def _sampling(self, temperature: float | None = None):
+        return strategists.sampling(self.config, self.config.rollout.temperature if temperature is None else temperature)
+
+    def _renew_engine(self) -> None:
+        self.engine.update_weights(self.learner.playing_params(), self.learner.version)
+
+    def _say_plan(self) -> None:
+        config, settings, model = self.config, self.config.stepagent, self.strategist.config
+        experts = f"conversations of {config.data}" if config.data else "the environments' experts"
+        say(
+            f"{self.strategist.name} acts itself, {model.num_params / 1e6:.1f} M parameters, on {jax.device_count()} {jax.devices()[0].device_kind}; "
+            f"{' and '.join(map(str, self.task_sets))}; experts: {experts}, {config.warm_start.episodes} trajectories cloned, then "
+            f"{config.rounds} cycles of {settings.experts} inspected, {settings.reflection} reflection; writes {self.folder.path}"
+        )
+        if self.folder.resumed:
+            say(f"continuing: {self.learner.position}")
+
+    def _report_cycle(self, values: dict[str, float]) -> None:
+        cycle = self.learner.position.round
+        self.metrics.write("round", cycle, values)
+        names = {
+            "states": "{:.0f} states inspected", "agreement": "the policy says what the expert does at {:.1%}",
+            "discriminator_right_on_expert": "discriminator right on the expert's {:.1%}", "discriminator_right_on_policy": "on the policy's {:.1%}",
+            "discriminator_steps": "{:.0f} steps of it", "step_reward": "reward of a step {:.3f}",
+            "critic_explained": "explained by the critic {:.1%}",
+            "loss": "loss {:.4f}", "grad_norm": "gradient norm {:.3f}", "seconds_inspect": "inspection {:.0f} s", "seconds_learn": "steps {:.0f} s",
+        }  # fmt: skip
+        told = ", ".join(pattern.format(values[name]) for name, pattern in names.items() if name in values and not math.isnan(values[name]))
+        say(f"cycle {cycle} of {self.config.rounds}: {told}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `UserError` for choices that are not there or contradict each other."""
+    settings, guards = config.stepagent, config.stepagent.discriminator
+    known = {"reflection": REFLECTIONS, "reference": choices.REFERENCES[1:], "reflect_on": STATES, "reward": inverse.REWARDS}
+    for name, values in known.items():
+        if settings[name] not in values:
+            raise UserError(f"stepagent.{name} is {settings[name]!r}: choose one of {', '.join(values)}.")
+    if config.actor != "policy":
+        raise UserError(f"actor is {config.actor}: in StepAgent the policy acts itself, set it to policy.")
+    if config.evaluator != "none":
+        raise UserError(f"evaluator is {config.evaluator}: StepAgent's episodes are scored by the environments alone, set it to none.")
+    if min(settings.experts, settings.pairs) < 1 or not settings.beta > 0 or settings.clone_weight < 0:
+        raise UserError("stepagent.experts, pairs and beta must be positive, clone_weight at least 0.")
+    if not 0.0 <= guards.label_smoothing < 0.5 or guards.steps < 0:
+        raise UserError("stepagent.discriminator.label_smoothing must be at least 0 and below 0.5, and steps at least 0.")
+    choices.check(config.learn)
+    check_buckets(config.learn.length_buckets, config.learn.max_length)
+    if settings.reflection == "inverse":
+        if config.credit.estimator != "ppo":
+            raise UserError(f"credit.estimator is {config.credit.estimator}: inverse reflection learns by PPO, set it to ppo.")
+        critic.check(config)
+        if config.credit.permute:
+            raise UserError("credit.permute is not in StepAgent: set it to False.")
+
+
+def _kept(path: Path, version: str) -> list[Trajectory] | None:
+    """What an earlier start left in a file with the same weights; None where there is nothing."""
+    kept = list(read_jsonl(path)) if path.exists() else []
+    return kept if kept and all(trajectory.weights_version == version for trajectory in kept) else None

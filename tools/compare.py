@@ -1,0 +1,280 @@
+"""The learning table: methods × seeds on one budget of episodes, each row a run of the main command; docs/learning.md says what came out.
+
+    python tools/compare.py                                  runs what is not finished, then writes docs/learning.md
+    python tools/compare.py --methods=grpo,ppo --seeds=0     some rows of it
+    python tools/compare.py --write                          writes the table from what is recorded; runs nothing
+    python tools/compare.py --episodes=16 --rounds=1 --tasks=8 --output=runs/small --document=runs/small/learning.md     a look at it
+
+A row that is finished is skipped, one that was stopped is continued where it stood (Ctrl-C stops after saving). A row that fails is told and the
+others go on. Every method's rounds are given the same number of episodes, in the same mixture of environments; those of the experts, which
+StepAgent and cloning read, count like those that are played.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import math
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import numpy as np  # noqa: E402
+
+from epo_jax.errors import UserError  # noqa: E402
+from epo_jax.evaluation import Estimate, estimate, values_of  # noqa: E402
+from epo_jax.run_folder import write_whole  # noqa: E402
+from epo_jax.trajectory import Trajectory, read_jsonl  # noqa: E402
+
+Changes = dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A row. changes: of the configuration's fields; one_round: the whole budget in one round; agent: the policy itself acts."""
+
+    name: str
+    told: str
+    changes: Changes = dataclasses.field(default_factory=dict)
+    config: str = "configs/alfshop.py"
+    one_round: bool = False
+    agent: bool = False
+    seeded: bool = True
+
+
+GROUP = {"rollout.group_size": 8}
+PUBLISHED = {"credit.estimator": "epo", "credit.discount": 0.99, "learn.clip_low": 0.0, "learn.clip_high": 0.0}
+METHODS = (
+    Method("none", "no training", {"rounds": 0}, seeded=False),
+    Method("bc", "cloning more demonstrations", {"credit.estimator": "bc", "learn.clip_low": 0.0, "learn.clip_high": 0.0}),
+    Method("epo", "`epo` as published", PUBLISHED),
+    Method("epo_verifier", "`epo`, verifier only (no process reward)", PUBLISHED | {"judge": "verifier"}),
+    Method("epo_one_round", "`epo`, one round only (no self-play)", PUBLISHED, one_round=True),
+    Method("reinforce", "`reinforce`"),
+    Method("grpo", "`grpo`", GROUP | {"credit.estimator": "grpo"}),
+    Method("gigpo", "`gigpo`", GROUP | {"credit.estimator": "gigpo"}),
+    Method("ppo", "`ppo`", {"credit.estimator": "ppo", "critic.trunk": "own"}),
+    Method("permuted", "control: `reinforce`, advantages permuted", {"credit.permute": True}),
+    Method("stepagent_implicit", "StepAgent, implicit", config="configs/stepagent.py:implicit", agent=True),
+    Method("stepagent_inverse", "StepAgent, inverse", config="configs/stepagent.py:inverse", agent=True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What every method gets: rounds of so many episodes, and so many held-out tasks of each environment before and after."""
+
+    rounds: int
+    episodes: int
+    tasks: int
+
+    def changes(self, method: Method) -> Changes:
+        """The fields that make a method's run cost this much. A field that the method sets itself is the method's."""
+        rounds, episodes = (1, self.rounds * self.episodes) if method.one_round else (self.rounds, self.episodes)
+        common: Changes = {"rounds": rounds, "evaluate.tasks": self.tasks, "evaluate.every": rounds, "tensorboard": False}
+        return common | {"stepagent.experts" if method.agent else "rollout.episodes": episodes} | method.changes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    names = [method.name for method in METHODS]
+    parser = argparse.ArgumentParser(prog="compare.py", description="Run the learning table and write docs/learning.md.")
+    parser.add_argument("--methods", default=",".join(names), help=f"of {', '.join(names)}")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=144, help="a round; a multiple of 8, which the group methods need")
+    parser.add_argument("--tasks", type=int, default=100, help="held-out tasks of each environment")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of every row's configuration")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/compare"), help="a folder with a run's folder a row")
+    parser.add_argument("--document", type=pathlib.Path, default=REPOSITORY / "docs" / "learning.md")
+    parser.add_argument("--write", action="store_true", help="only write the document")
+    options = parser.parse_args(arguments)
+    try:
+        methods, seeds = _chosen(options.methods, names), _numbers(options.seeds)
+        budget = Budget(options.rounds, options.episodes, options.tasks)
+        if min(dataclasses.astuple(budget)) < 1 or budget.episodes % 8:
+            raise UserError("rounds, episodes and tasks must be positive, and episodes a multiple of 8.")
+        failed = []
+        if not options.write:
+            for method, seed in ((method, seed) for seed in seeds for method in methods):  # a whole table of one seed first
+                if (method.seeded or seed == seeds[0]) and not run(method, seed, budget, options.output, options.set):
+                    failed.append(f"{method.name}, seed {seed}")
+        write(options.document, options.output, budget)
+    except UserError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("compare: stopped; the same command continues.", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"compare: these rows failed: {'; '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(method: Method, seed: int, output: pathlib.Path) -> pathlib.Path:
+    return output / (f"{method.name}-seed{seed}" if method.seeded else method.name)
+
+
+def finished(folder: pathlib.Path) -> bool:
+    """Whether a run has come to its end: the export is the last thing that it writes."""
+    return (folder / "strategist" / "config.json").is_file()
+
+
+def run(method: Method, seed: int, budget: Budget, output: pathlib.Path, settings: Sequence[str] = ()) -> bool:
+    """Runs a row to its end, or continues it; True where it is finished. Raises `KeyboardInterrupt` where the run was stopped."""
+    folder = folder_of(method, seed, output)
+    if finished(folder):
+        print(f"{folder}: finished", flush=True)
+        return True
+    changes = {"workdir": str(folder), "seed": seed} | budget.changes(method)
+    command = [sys.executable, "-m", "epo_jax.train", f"--config={method.config}"]
+    command += [f"--config.{name}={value}" for name, value in changes.items()] + [f"--config.{setting}" for setting in settings]
+    print(f"{folder}: {' '.join(command[1:])}", flush=True)
+    code = subprocess.run(command, cwd=None if (pathlib.Path.cwd() / method.config.partition(":")[0]).is_file() else REPOSITORY).returncode
+    if code in (130, -2):
+        raise KeyboardInterrupt
+    return code == 0 and finished(folder)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One finished run: its episodes before and after, and how long it took."""
+
+    before: list[Trajectory]
+    after: list[Trajectory]
+    budget: Budget
+    seconds: float
+
+    def figure(self, environment: str, name: str, *, after: bool) -> dict[str, float]:
+        return values_of(self.after if after else self.before, environment, name)
+
+
+def read(folder: pathlib.Path) -> Result | None:
+    """What a finished row recorded; None where it is not finished. Raises `UserError` for a damaged one."""
+    if not finished(folder):
+        return None
+    played = sorted((folder / "evaluation").glob("round_*.jsonl"))
+    if not played:
+        raise UserError(f"{folder} has no evaluations: remove the folder and run the row again.")
+    config = json.loads((folder / "config.json").read_text())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    starts = [json.loads(line) for line in (folder / "provenance.jsonl").read_text().splitlines()]
+    seconds = rows[-1]["time"] - _seconds(starts[0]["time"]) if len(starts) == 1 else math.nan  # of a continued run nobody knows
+    episodes = config["stepagent.experts"] if config["learn_from"] == "stepagent" else config["rollout.episodes"]
+    budget = Budget(config["rounds"], episodes, config["evaluate.tasks"])
+    return Result(list(read_jsonl(played[0])), list(read_jsonl(played[-1])), budget, seconds)
+
+
+FIGURES = (("alfworld", "success", "ALFWorld success"), ("webshop", "success", "WebShop success"), ("webshop", "reward", "WebShop reward"))
+
+
+def write(document: pathlib.Path, output: pathlib.Path, budget: Budget) -> None:
+    """The table of all rows that are finished with this budget."""
+    lines, pending, seconds = [], [], []
+    for method in METHODS:
+        folders = sorted(output.glob(f"{method.name}-seed*")) if method.seeded else [output / method.name]
+        results = [result for folder in folders if (result := read(folder)) is not None and _is_of(result.budget, budget, method)]
+        if not results:
+            pending.append(method.told)
+            continue
+        seconds += [result.seconds for result in results if math.isfinite(result.seconds)]
+        cells = [_cell(results, environment, figure, trained=method.seeded) for environment, figure, _ in FIGURES]
+        lines.append(f"| {method.told} | {len(results)} | {' | '.join(cells)} |")
+    if not lines:
+        raise UserError(f"no row in {output} is finished with this budget: run the table first, without --write.")
+    header = [f"| method | runs | {' | '.join(title for _, _, title in FIGURES)} |", "|---|---|---|---|---|"]
+    text = TEXT.format(
+        rounds=budget.rounds, episodes=budget.episodes, total=budget.rounds * budget.episodes, tasks=budget.tasks,
+        table="\n".join(header + lines), runs=len(seconds), minutes=f"{np.median(seconds) / 60:.1f}" if seconds else "–",
+        pending=f"\nNot finished: {'; '.join(pending)}.\n" if pending else "",
+    )  # fmt: skip
+    document.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(document, text)
+    print(f"wrote {document}: {len(lines)} methods" + (f", {len(pending)} not finished" if pending else ""))
+
+
+TEXT = """# What the methods learn
+
+Written by `python tools/compare.py` from what its runs recorded; the rows and their settings stand in that file.
+
+Every run had {rounds} rounds of {episodes} episodes ({total} in all) in generated households and in the project's own shop, from the mini model, and
+played {tasks} held-out tasks of each environment before and after, sampled at temperature 1. A cell is the mean before → after over all tasks and
+seeds, and in brackets the difference with its 95 % interval: a bootstrap over tasks, each paired with itself and averaged over seeds first. The
+interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Above are strategists that advise the literal
+actor; in the rows of StepAgent the policy itself acts, from a clone of demonstrations that are not counted in the budget, so that these compare with their own
+beginning alone; their episodes are the experts', inspected and not played.
+
+{table}
+{pending}
+A run took {minutes} minutes (median of {runs} runs that were not interrupted; the machine was not measured to be idle).
+
+What this table cannot show: anything about large models, whose priors decide what there is to explore; about longer training than this budget; about
+the published judge, as these rewards are the environments' own; or differences that are smaller than the intervals.
+"""
+
+
+def _cell(results: Sequence[Result], environment: str, figure: str, *, trained: bool) -> str:
+    """ "12.0 → 20.5 (+8.5 [+3.0, +14.0])": percentages for success, thousandths for the reward."""
+    before = _over_seeds([result.figure(environment, figure, after=False) for result in results])
+    after = _over_seeds([result.figure(environment, figure, after=True) for result in results])
+    both = sorted(before.keys() & after.keys())
+    if not both:
+        return "–"
+    scale, digits = (100.0, 1) if figure != "reward" else (1.0, 3)
+    mean = scale * float(np.mean([before[task] for task in both]))
+    if not trained:
+        found = estimate([before[task] for task in both])
+        return f"{mean:.{digits}f} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
+    change: Estimate = estimate([after[task] - before[task] for task in both])
+    signed = ", ".join(f"{scale * value:+.{digits}f}" for value in (change.low, change.high))
+    return f"{mean:.{digits}f} → {mean + scale * change.mean:.{digits}f} ({scale * change.mean:+.{digits}f} [{signed}])"
+
+
+def _over_seeds(values: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Task → the mean over the runs that played it."""
+    found: dict[str, list[float]] = {}
+    for each in values:
+        for task, value in each.items():
+            found.setdefault(task, []).append(value)
+    return {task: float(np.mean(several)) for task, several in found.items()}
+
+
+def _is_of(found: Budget, wanted: Budget, method: Method) -> bool:
+    if method.changes.get("rounds") == 0:
+        return found.tasks == wanted.tasks
+    same_episodes = found.rounds * found.episodes == wanted.rounds * wanted.episodes
+    return found.tasks == wanted.tasks and same_episodes and found.rounds == (1 if method.one_round else wanted.rounds)
+
+
+def _seconds(time: str) -> float:
+    """Seconds since the epoch of a time as provenance.jsonl has it."""
+    return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+
+
+def _chosen(told: str, names: Sequence[str]) -> list[Method]:
+    unknown = sorted(set(told.split(",")) - set(names))
+    if unknown:
+        raise UserError(f"there is no method {unknown[0]!r}: choose of {', '.join(names)}.")
+    return [method for method in METHODS if method.name in told.split(",")]
+
+
+def _numbers(told: str) -> list[int]:
+    try:
+        return [int(number) for number in told.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds={told} is not a list of whole numbers, such as 0,1,2.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
