@@ -2,6 +2,8 @@
 
     python -m epo_jax.train --config=configs/sotopia.py                                   a small strategist on the embedded bargaining games
     python -m epo_jax.train --config=configs/sotopia.py --config.credit.permute=True      the control: nothing to learn from
+    python -m epo_jax.evaluate --config=configs/sotopia.py:compare                        none, react, vanilla and trained in one table
+    python -m epo_jax.train --config=configs/sotopia.py:gpt                               the paper's setting, with models behind OPENAI_BASE_URL
 
 Nothing is downloaded and no key is needed. A model of 0.9 million parameters is made from nothing and first clones the expert, whose
 strategies are worded from "offer price $86" to "do what seems right" (envs/sotopia/phrases.py); after that it learns from the goal scores of
@@ -23,8 +25,8 @@ from configs.defaults import get_defaults
 
 
 def get_config(preset: str = "mini") -> ConfigDict:
-    """The configuration of a preset: mini."""
-    presets = {"mini": mini}
+    """The configuration of a preset: mini, compare or gpt."""
+    presets = {"mini": mini, "compare": compare, "gpt": gpt}
     if preset not in presets:
         raise ValueError(f"configs/sotopia.py has no preset {preset!r}: known are {', '.join(presets)}")
     config = get_defaults()
@@ -60,3 +62,43 @@ def mini(config: ConfigDict) -> None:
     config.credit.discount = 0.95
     config.evaluate.tasks = 200
     config.checkpoint.keep_best = True
+
+
+def compare(config: ConfigDict) -> None:
+    """The paper's four comparisons on the embedded games: the actor alone, thinking first, with the untrained strategist, with the trained one."""
+    mini(config)
+    config.compare.strategists = ("none", "react", "vanilla", "trained")
+    config.compare.checkpoint = "runs/sotopia"
+
+
+def gpt(config: ConfigDict) -> None:
+    """The paper's setting: Llama-3-8B learns by self-play, with a GPT actor, judge and evaluator.
+
+    It needs the weights' folder, SOTOPIA_DATA and a key; what is missing is said at the start. SOTOPIA's training scenarios are not among its
+    published files, so it trains on the project's own games, which a rule scores, and is evaluated on the 70 combinations of the 14 hard
+    scenarios; --split=all of epo_jax.evaluate takes all 450.
+    """
+    config.model.source = "weights/Meta-Llama-3-8B-Instruct"  # a Hugging Face folder on this machine
+    config.model.compute_dtype = "bfloat16"
+    config.environments.sotopia.update(prompt="full", train_split="generated:train", eval_split="hard")
+    config.environments.sotopia.options.text = "full"
+    config.self_play.opponents.update(self=1.0, scripted=0.0)
+    config.self_play.evaluate = "self"
+    config.actor, config.judge, config.evaluator = "openai", "openai", "openai"
+    config.actor_api.max_tokens = 256
+    config.actor_api.concurrency = 64
+    config.rollout.episodes = 256
+    config.rollout.temperature = 0.7
+    config.rollout.max_strategy_tokens = 32
+    config.rollout.max_context = 4096
+    config.rollout.slots = 64
+    config.credit.estimator = "epo"
+    config.learn.epochs = 3
+    config.learn.rows = 8
+    config.learn.accumulation = 8
+    config.learn.max_length = 4096
+    config.learn.length_buckets = (1024, 2048, 3072, 4096)
+    config.evaluate.tasks = 140
+    config.evaluate.temperature = 0.7
+    config.checkpoint.keep_best = True
+    config.checkpoint.every_steps = 50

@@ -168,6 +168,11 @@ class Checkpoints:
             raise UserError(f"the checkpoint {path} is damaged ({damage}): choose another step, or leave the step out for the newest whole one.")
         return step, path, _read_contents(path)["record"]
 
+    def best(self) -> int | None:
+        """The step of the round that a run keeps as its best (`checkpoint.keep_best`), as its newest whole checkpoint says; None where it keeps none."""
+        best = self._find(None)[2].get("position", {}).get("best")
+        return best["step"] if best else None
+
     def _none_usable(self) -> str:
         return f"no usable checkpoint in {self.folder}: give a run's folder of checkpoints, or start the run anew in an empty one."
 

@@ -17,7 +17,7 @@ from epo_jax.strategist import params_of_run
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, or its folder of checkpoints.")
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write; it must not exist, or be empty.")
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint, by the number in its name; the newest whole one if not given.")
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint, by the number in its name; if not given, the best where the run keeps it, else the newest whole one.")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from epo_jax.checkpoint import restore_params
+from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.mesh import check_divides, param_shardings, shardings_of
@@ -75,7 +75,7 @@ def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTyp
 
     Args:
       source: a run's folder, or its folder of checkpoints, or whatever `find` knows but "random".
-      step: which of a run's checkpoints, the newest whole one if None.
+      step: which of a run's checkpoints; if None, the best where it keeps one, else the newest whole one.
 
     Raises:
       UserError: there is nothing, it is damaged, the mesh does not divide it, or `step` is given and `source` is no run.
@@ -102,7 +102,9 @@ def is_run(source: str) -> bool:
 
 
 def params_of_run(run: pathlib.Path, step: int | None = None, mesh: Mesh | None = None) -> tuple[LlamaConfig, Any, dict[str, Any]]:
-    """Model, parameters and record of a run's checkpoint. Adapters (LoRA) are merged into the weights that they were learned on.
+    """Model, parameters and record of a run's checkpoint: of `step`, else the best where it keeps one, else the newest whole one.
+
+    Adapters (LoRA) are merged into the weights that they were learned on.
 
     Raises `UserError` where there is no such checkpoint, or those weights are not there any more.
     """
@@ -112,6 +114,8 @@ def params_of_run(run: pathlib.Path, step: int | None = None, mesh: Mesh | None 
         check_divides(config, mesh)
         return shardings_of(lora.declare(config, lora.from_record(record)), mesh)
 
+    if step is None:
+        step = Checkpoints(run / "checkpoints").best()
     model, params, record = restore_params(run / "checkpoints", step, shardings=None if mesh is None else shardings)
     config, adapted = LlamaConfig.from_hf(model), lora.from_record(record)
     if adapted is not None:

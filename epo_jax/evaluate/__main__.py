@@ -1,6 +1,6 @@
 """Evaluates a strategist on held-out tasks, and compares two evaluations task by task.
 
-    python -m epo_jax.evaluate --config=configs/alfshop.py --checkpoint=runs/alfshop          a run's newest checkpoint
+    python -m epo_jax.evaluate --config=configs/alfshop.py --checkpoint=runs/alfshop          a run's best or newest checkpoint
     python -m epo_jax.evaluate --config=configs/alfshop.py --strategist=vanilla               the same strategist before any training
     python -m epo_jax.evaluate --config=configs/alfshop.py --checkpoint=mini --tasks=64 --split=alfworld=generated:train
     python -m epo_jax.evaluate --compare=runs/evaluation/A,runs/evaluation/B                  A minus B, without playing
@@ -29,7 +29,7 @@ from epo_jax.interrupt import Stopped, StopRequest
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", "A run's folder, a Hugging Face folder, gguf:PACKAGE_OR_FILE, or mini.")
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the number in its name; the newest whole one if not given.")
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the number in its name; if not given, the best where the run keeps it, else the newest whole one.")
 STRATEGIST = flags.DEFINE_string(
     "strategist",
     "trained",
