@@ -82,7 +82,8 @@ def gpt(config: ConfigDict) -> None:
     config.model.compute_dtype = "bfloat16"
     config.environments.sotopia.update(prompt="full", train_split="generated:train", eval_split="hard")
     config.environments.sotopia.options.text = "full"
-    config.self_play.opponents.update(self=1.0, scripted=0.0)
+    config.self_play.opponents.self = 1.0
+    config.self_play.opponents.scripted = 0.0
     config.self_play.evaluate = "self"
     config.actor, config.judge, config.evaluator = "openai", "openai", "openai"
     config.actor_api.max_tokens = 256
