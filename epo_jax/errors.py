@@ -18,13 +18,13 @@ class UserError(Exception):
 
 
 def all_or_what_is_missing(*makers: Callable[[], Any]) -> list[Any]:
-    """What each of `makers` returns. Raises one `UserError` that names everything that is missing, and not only the first."""
+    """What each of `makers` returns. Raises one `UserError` that names everything that is missing, each thing once."""
     made, missing = [], []
     for make in makers:
         try:
             made.append(make())
         except UserError as error:
-            missing += error.parts or [str(error).rstrip(".")]
+            missing += [part for part in error.parts or [str(error).rstrip(".")] if part not in missing]
     if len(missing) > 1:
         told = "; ".join(f"({number}) {text}" for number, text in enumerate(missing, 1))
         raise UserError(f"this run misses {len(missing)} things. {told}.", tuple(missing))
