@@ -46,12 +46,15 @@ def mini(config: ConfigDict) -> None:
     config.warm_start.learning_rate = 3e-3
     config.warm_start.rows = 8
     config.warm_start.accumulation = 1
-    config.rounds = 8
-    config.rollout.episodes = 192
+    config.rounds = 12
+    config.rollout.episodes = 384
+    config.rollout.group_size = 8  # games differ much more than what eight conversations of one game come to
+    config.judge = "verifier"  # how far one has come is mostly the partner's doing: the outcome alone tells of the words
+    config.credit.estimator = "grpo"
     config.rollout.max_context = 512
     config.rollout.max_strategy_tokens = 20
     config.rollout.decode_chunk = 8
-    config.learn.learning_rate = 4e-4
+    config.learn.learning_rate = 2e-3
     config.learn.rows = 8
     config.learn.accumulation = 3
     config.learn.clip_low = 0.2
@@ -59,8 +62,8 @@ def mini(config: ConfigDict) -> None:
     config.learn.max_length = 512
     config.learn.length_buckets = (256, 384, 512)
     config.learn.schedule = "constant"
-    config.credit.discount = 0.95
     config.evaluate.tasks = 200
+    config.evaluate.every = 2
     config.checkpoint.keep_best = True
 
 

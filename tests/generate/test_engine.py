@@ -445,7 +445,7 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
     with make_engine(mesh=mesh) as divided:
         ours = asyncio.run(converse_all(divided, range(3), **short))
         sharding = divided._device.caches[0][0].sharding
-        assert divided.stats["shared_tokens"] >= 2 * 20
+        assert divided.stats["shared_tokens"] >= 2 * 16  # whole pieces
         assert sharding.num_devices == mesh.size and not sharding.is_fully_replicated
         compilations = divided.stats["compilations"]
         divided.update_weights(make_params(), "1")
