@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,6 +75,12 @@ def spec(*logical: str) -> PartitionSpec:
     return PartitionSpec(*parts)
 
 
+def parts(logical: Sequence[str], mesh: Mapping[str, int]) -> list[int]:
+    """Into how many parts each dimension of these logical names is cut; `mesh`: the sizes of its axes."""
+    rules = (RULES[name] for name in logical)
+    return [math.prod(mesh[axis] for axis in ((rule,) if isinstance(rule, str) else rule or ())) for rule in rules]
+
+
 def param_shardings(config: LlamaConfig, mesh: Mesh) -> dict[str, Any]:
     """The tree of the parameters, with a `NamedSharding` for each array."""
     return shardings_of(declare(config), mesh)
@@ -109,6 +116,37 @@ def constrain(x: jax.Array, mesh: Mesh | None, *logical: str) -> jax.Array:
     return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*logical)))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def gather(x: jax.Array, mesh: Mesh | None, stored: tuple[str, ...], used: tuple[str, ...]) -> jax.Array:
+    """A weight that lies by the logical axes `stored`, as it is used; its gradient goes straight back to where the weight lies.
+
+    `constrain` would hold the gradient to the same axes as the weight in use: each device would sum and keep all of what it needs a part of.
+    """
+    return constrain(x, mesh, *used)
+
+
+gather.defvjp(
+    lambda x, mesh, stored, used: (constrain(x, mesh, *used), None),
+    lambda mesh, stored, used, _, gradient: (constrain(gradient, mesh, *stored),),
+)
+
+
+def describe_weights(declared: dict[str, Any], mesh: Mesh, itemsize: int = 4) -> list[str]:
+    """A line for each kind of weight in a tree of `Weight`s: how it is split, and its bytes on one device (`itemsize` bytes a number)."""
+    kinds: dict[str, tuple[list[str], float]] = {}
+    for path, weight in jax.tree_util.tree_flatten_with_path(declared)[0]:
+        ways = parts(weight.axes, mesh.shape)
+        split = ", ".join(f"{name} over {_axes_words(name, mesh)}" for name, count in sorted(zip(weight.axes, ways, strict=True)) if count > 1)
+        names, size = kinds.get(split, ([], 0.0))
+        kinds[split] = [*names, str(path[-1].key)], size + itemsize * math.prod(weight.shape) / math.prod(ways)
+    return [f"weights {', '.join(names)}: {split or 'whole on every device'}; {size / 1e6:.1f} MB a device" for split, (names, size) in kinds.items()]
+
+
+def _axes_words(logical: str, mesh: Mesh) -> str:
+    rule = RULES[logical]
+    return " × ".join(f"{axis} {mesh.shape[axis]}" for axis in ((rule,) if isinstance(rule, str) else rule or ()) if mesh.shape[axis] > 1)
+
+
 def check_divides(config: LlamaConfig, mesh: Mesh) -> None:
     """Raises `UserError` with the first dimension of the model that the mesh does not divide."""
     for path, weight in jax.tree_util.tree_flatten_with_path(declare(config))[0]:
@@ -116,11 +154,10 @@ def check_divides(config: LlamaConfig, mesh: Mesh) -> None:
 
 
 def _check_weight(name: str, weight: Weight, mesh: Mesh) -> None:
-    for size, logical in zip(weight.shape, weight.axes, strict=True):
-        part = RULES[logical]
-        axes = (part,) if isinstance(part, str) else part or ()
-        ways = math.prod(mesh.shape[axis] for axis in axes)
+    for size, logical, ways in zip(weight.shape, weight.axes, parts(weight.axes, mesh.shape), strict=True):
         if size % ways:
+            part = RULES[logical]
+            axes = (part,) if isinstance(part, str) else part
             raise UserError(
                 f"the mesh {_words([mesh.shape[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
                 f"not a multiple of {ways} ({' x '.join(axes)}); choose a smaller {axes[-1]}."
