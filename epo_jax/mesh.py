@@ -48,6 +48,14 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
     Raises `UserError` for unknown axes and for sizes that do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    sizes = sizes_of(shape, len(devices))
+    if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def sizes_of(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
+    """The size of each axis of a mesh of `count` devices, as `make_mesh` takes `shape`."""
     unknown = sorted(set(shape) - set(AXES))
     if unknown:
         raise UserError(f"the mesh has no axis {unknown[0]!r}: its axes are {', '.join(AXES)}.")
@@ -56,14 +64,12 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
         raise UserError(f"the mesh {_words(sizes)} is not possible: sizes are positive, and at most one is -1 (all remaining devices).")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
-        if len(devices) % known:
-            raise UserError(f"{len(devices)} devices cannot be divided by the mesh {_words(sizes)}: choose sizes whose product divides {len(devices)}.")
-        sizes[sizes.index(-1)] = len(devices) // known
-    elif known != len(devices):
-        raise UserError(f"the mesh {_words(sizes)} needs {known} devices and there are {len(devices)}: change a size, or set one to -1 for the rest.")
-    if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+        if count % known:
+            raise UserError(f"{count} devices cannot be divided by the mesh {_words(sizes)}: choose sizes whose product divides {count}.")
+        sizes[sizes.index(-1)] = count // known
+    elif known != count:
+        raise UserError(f"the mesh {_words(sizes)} needs {known} devices and there are {count}: change a size, or set one to -1 for the rest.")
+    return tuple(sizes)
 
 
 def spec(*logical: str) -> PartitionSpec:
@@ -147,19 +153,20 @@ def _axes_words(logical: str, mesh: Mesh) -> str:
     return " × ".join(f"{axis} {mesh.shape[axis]}" for axis in ((rule,) if isinstance(rule, str) else rule or ()) if mesh.shape[axis] > 1)
 
 
-def check_divides(config: LlamaConfig, mesh: Mesh) -> None:
-    """Raises `UserError` with the first dimension of the model that the mesh does not divide."""
+def check_divides(config: LlamaConfig, mesh: Mesh | Mapping[str, int]) -> None:
+    """Raises `UserError` with the first dimension of the model that the mesh, or one of these sizes, does not divide."""
+    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
     for path, weight in jax.tree_util.tree_flatten_with_path(declare(config))[0]:
-        _check_weight("/".join(str(entry.key) for entry in path), weight, mesh)
+        _check_weight("/".join(str(entry.key) for entry in path), weight, sizes)
 
 
-def _check_weight(name: str, weight: Weight, mesh: Mesh) -> None:
-    for size, logical, ways in zip(weight.shape, weight.axes, parts(weight.axes, mesh.shape), strict=True):
+def _check_weight(name: str, weight: Weight, mesh: Mapping[str, int]) -> None:
+    for size, logical, ways in zip(weight.shape, weight.axes, parts(weight.axes, mesh), strict=True):
         if size % ways:
             part = RULES[logical]
             axes = (part,) if isinstance(part, str) else part
             raise UserError(
-                f"the mesh {_words([mesh.shape[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
+                f"the mesh {_words([mesh[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
                 f"not a multiple of {ways} ({' x '.join(axes)}); choose a smaller {axes[-1]}."
             )
 

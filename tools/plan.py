@@ -34,7 +34,7 @@ from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
-from epo_jax.mesh import AXES, check_divides, make_mesh  # noqa: E402
+from epo_jax.mesh import AXES, check_divides, make_mesh, sizes_of  # noqa: E402
 from epo_jax.model import lora  # noqa: E402
 from epo_jax.model.config import LlamaConfig  # noqa: E402
 from tools.planning import formula, table  # noqa: E402
@@ -94,9 +94,8 @@ def main() -> None:
 
 def model_of(config: ConfigDict, name: str) -> LlamaConfig:
     """The model's sizes, from a name, a config.json, or the folder of the configuration's weights."""
-    given = pathlib.Path(name) if name else pathlib.Path(config.model.source) / "config.json"
-    known = MODELS / f"{name}.json"
-    path = next((path for path in (given, given / "config.json", known) if path.is_file()), None)
+    given = pathlib.Path(name or ("epo_jax/model/mini" if config.model.source == "mini" else config.model.source))
+    path = next((path for path in (given, given / "config.json", MODELS / f"{name}.json", REPOSITORY / given / "config.json") if path.is_file()), None)
     if path is None:
         names = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
         raise UserError(f"no sizes of a model at {given}: give --model, one of {names}, or a Hugging Face config.json.")
@@ -121,9 +120,9 @@ def shapes_of(config: ConfigDict, model: LlamaConfig, chips: Topology, asked: st
         shape = config.mesh.to_dict() if asked == "config" else {axis: int(size) for axis, size in (part.split("=") for part in asked.split(","))}
     except ValueError:
         raise UserError(f"--mesh={asked} is no mesh: write config, auto, or sizes as in fsdp=8,tensor=2.") from None
-    mesh = make_mesh(shape, list(range(chips.count)))
-    check_divides(model, mesh)
-    return [dict(mesh.shape)]
+    sizes = dict(zip(AXES, sizes_of(shape, chips.count), strict=True))
+    check_divides(model, sizes)
+    return [sizes]
 
 
 def work_of(config: ConfigDict, model: LlamaConfig, rows: int) -> formula.Work:
