@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +48,14 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
     Raises `UserError` for unknown axes and for sizes that do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    sizes = sizes_of(shape, len(devices))
+    if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def sizes_of(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
+    """The size of each axis of a mesh of `count` devices, as `make_mesh` takes `shape`."""
     unknown = sorted(set(shape) - set(AXES))
     if unknown:
         raise UserError(f"the mesh has no axis {unknown[0]!r}: its axes are {', '.join(AXES)}.")
@@ -55,14 +64,12 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
         raise UserError(f"the mesh {_words(sizes)} is not possible: sizes are positive, and at most one is -1 (all remaining devices).")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
-        if len(devices) % known:
-            raise UserError(f"{len(devices)} devices cannot be divided by the mesh {_words(sizes)}: choose sizes whose product divides {len(devices)}.")
-        sizes[sizes.index(-1)] = len(devices) // known
-    elif known != len(devices):
-        raise UserError(f"the mesh {_words(sizes)} needs {known} devices and there are {len(devices)}: change a size, or set one to -1 for the rest.")
-    if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+        if count % known:
+            raise UserError(f"{count} devices cannot be divided by the mesh {_words(sizes)}: choose sizes whose product divides {count}.")
+        sizes[sizes.index(-1)] = count // known
+    elif known != count:
+        raise UserError(f"the mesh {_words(sizes)} needs {known} devices and there are {count}: change a size, or set one to -1 for the rest.")
+    return tuple(sizes)
 
 
 def spec(*logical: str) -> PartitionSpec:
@@ -72,6 +79,12 @@ def spec(*logical: str) -> PartitionSpec:
     if len(used) != len(set(used)):
         raise ValueError(f"logical axes {logical} collide on a mesh axis: {parts}")
     return PartitionSpec(*parts)
+
+
+def parts(logical: Sequence[str], mesh: Mapping[str, int]) -> list[int]:
+    """Into how many parts each dimension of these logical names is cut; `mesh`: the sizes of its axes."""
+    rules = (RULES[name] for name in logical)
+    return [math.prod(mesh[axis] for axis in ((rule,) if isinstance(rule, str) else rule or ())) for rule in rules]
 
 
 def param_shardings(config: LlamaConfig, mesh: Mesh) -> dict[str, Any]:
@@ -109,20 +122,51 @@ def constrain(x: jax.Array, mesh: Mesh | None, *logical: str) -> jax.Array:
     return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*logical)))
 
 
-def check_divides(config: LlamaConfig, mesh: Mesh) -> None:
-    """Raises `UserError` with the first dimension of the model that the mesh does not divide."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def gather(x: jax.Array, mesh: Mesh | None, stored: tuple[str, ...], used: tuple[str, ...]) -> jax.Array:
+    """A weight that lies by the logical axes `stored`, as it is used; its gradient goes straight back to where the weight lies.
+
+    `constrain` would hold the gradient to the same axes as the weight in use: each device would sum and keep all of what it needs a part of.
+    """
+    return constrain(x, mesh, *used)
+
+
+gather.defvjp(
+    lambda x, mesh, stored, used: (constrain(x, mesh, *used), None),
+    lambda mesh, stored, used, _, gradient: (constrain(gradient, mesh, *stored),),
+)
+
+
+def describe_weights(declared: dict[str, Any], mesh: Mesh, itemsize: int = 4) -> list[str]:
+    """A line for each kind of weight in a tree of `Weight`s: how it is split, and its bytes on one device (`itemsize` bytes a number)."""
+    kinds: dict[str, tuple[list[str], float]] = {}
+    for path, weight in jax.tree_util.tree_flatten_with_path(declared)[0]:
+        ways = parts(weight.axes, mesh.shape)
+        split = ", ".join(f"{name} over {_axes_words(name, mesh)}" for name, count in sorted(zip(weight.axes, ways, strict=True)) if count > 1)
+        names, size = kinds.get(split, ([], 0.0))
+        kinds[split] = [*names, str(path[-1].key)], size + itemsize * math.prod(weight.shape) / math.prod(ways)
+    return [f"weights {', '.join(names)}: {split or 'whole on every device'}; {size / 1e6:.1f} MB a device" for split, (names, size) in kinds.items()]
+
+
+def _axes_words(logical: str, mesh: Mesh) -> str:
+    rule = RULES[logical]
+    return " × ".join(f"{axis} {mesh.shape[axis]}" for axis in ((rule,) if isinstance(rule, str) else rule or ()) if mesh.shape[axis] > 1)
+
+
+def check_divides(config: LlamaConfig, mesh: Mesh | Mapping[str, int]) -> None:
+    """Raises `UserError` with the first dimension of the model that the mesh, or one of these sizes, does not divide."""
+    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
     for path, weight in jax.tree_util.tree_flatten_with_path(declare(config))[0]:
-        _check_weight("/".join(str(entry.key) for entry in path), weight, mesh)
+        _check_weight("/".join(str(entry.key) for entry in path), weight, sizes)
 
 
-def _check_weight(name: str, weight: Weight, mesh: Mesh) -> None:
-    for size, logical in zip(weight.shape, weight.axes, strict=True):
-        part = RULES[logical]
-        axes = (part,) if isinstance(part, str) else part or ()
-        ways = math.prod(mesh.shape[axis] for axis in axes)
+def _check_weight(name: str, weight: Weight, mesh: Mapping[str, int]) -> None:
+    for size, logical, ways in zip(weight.shape, weight.axes, parts(weight.axes, mesh), strict=True):
         if size % ways:
+            part = RULES[logical]
+            axes = (part,) if isinstance(part, str) else part
             raise UserError(
-                f"the mesh {_words([mesh.shape[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
+                f"the mesh {_words([mesh[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
                 f"not a multiple of {ways} ({' x '.join(axes)}); choose a smaller {axes[-1]}."
             )
 

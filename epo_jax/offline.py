@@ -141,5 +141,7 @@ class OfflineRun:
             f"{len(self.conversations)} conversations from {self.config.data}, {tokens} tokens in strategies; "
             f"{learn.epochs} passes of {self.steps} optimizer steps; writes {self.folder.path}"
         )
+        for line in self.learner.placement:
+            say(line)
         if self.folder.resumed:
             say(f"continuing in pass {self.learner.position.round + 1}, after {self.learner.position.steps} of its optimizer steps")

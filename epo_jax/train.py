@@ -183,6 +183,8 @@ class Run:
             values |= self.critic.learn(trajectories, self.learner.exported_params(), position.round)
         batches = list(self._batches(trajectories, values))
         rows: list[dict[str, float]] = []
+        if not self._plays_ahead:
+            self.engine.release()  # its weights and caches would lie beside gradient and activations
         with self._playing_ahead(), bar(f"round {position.round + 1} learn", len(batches)) as progress:
             progress.advance(amount=position.steps)
             done = position.steps
@@ -410,6 +412,8 @@ class Run:
             f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {self.partners.actor.name}, judge {self.partners.judge.name}, "
             f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}; writes {self.folder.path}"
         )
+        for line in self.learner.placement:
+            say(line)
         if self.folder.resumed:
             say(f"continuing: {self.learner.position}")
 

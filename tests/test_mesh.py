@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from epo_jax.errors import UserError
-from epo_jax.mesh import RULES, batch_sharding, check_divides, constrain, make_mesh, param_shardings, spec
+from epo_jax.mesh import RULES, batch_sharding, check_divides, constrain, describe_weights, gather, make_mesh, param_shardings, spec
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare
@@ -144,3 +144,39 @@ def test_a_split_weight_lies_as_its_spec_says() -> None:
     shardings = param_shardings(CONFIG, make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     assert shardings["layers"]["wq"].spec == PartitionSpec(None, "fsdp", "tensor", None)
     assert shardings["layers"]["w_down"].spec == PartitionSpec(None, "tensor", "fsdp")
+
+
+def test_the_gradient_of_a_gathered_weight_lies_where_the_weight_does() -> None:
+    """With `constrain` it would be whole on every device of the axis; the numbers are the same."""
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    stored, used = ("model", "vocab"), ("activation", "vocab")
+    weight, x = jax.random.normal(jax.random.key(0), (32, 96)), jax.random.normal(jax.random.key(1), (8, 32))
+    split = jax.device_put(weight, jax.sharding.NamedSharding(mesh, spec(*stored)))
+    rows = jax.device_put(x, batch_sharding(mesh))
+
+    def loss(weight, x, placed):
+        return jnp.sum(jnp.sin(x @ placed(weight)))
+
+    want = jax.grad(loss)(weight, x, lambda weight: weight)
+    shapes = {}
+    for name, placed in (("gather", lambda w: gather(w, mesh, stored, used)), ("constrain", lambda w: constrain(w, mesh, *used))):
+        got = jax.jit(jax.grad(lambda w, x: loss(w, x, placed)))(split, rows)  # noqa: B023
+        assert np.abs(np.asarray(got) - np.asarray(want)).max() < 1e-5
+        shapes[name] = {shard.data.shape for shard in got.addressable_shards}
+    assert shapes == {"gather": {(8, 48)}, "constrain": {(32, 48)}}
+
+
+def test_without_a_mesh_nothing_is_gathered() -> None:
+    value, gradient = jax.value_and_grad(lambda x: jnp.sum(gather(x, None, ("model",), ("activation",)) ** 2))(jnp.arange(3.0))
+    assert value == 5.0 and np.array_equal(gradient, [0.0, 2.0, 4.0])
+
+
+def test_the_bytes_that_are_told_are_those_that_lie_on_a_device() -> None:
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    large = declare(dataclasses.replace(CONFIG, hidden_size=3200, intermediate_size=4800))
+    lines = describe_weights(large, mesh)
+    told = sum(float(line.split("; ")[1].split(" MB")[0]) for line in lines)
+    shapes = jax.tree.map(lambda weight, sharding: math.prod(sharding.shard_shape(weight.shape)) * 4, large, param_shardings(CONFIG, mesh))
+    assert told == pytest.approx(sum(jax.tree.leaves(shapes)) / 1e6, abs=0.05 * len(lines))
+    assert [line for line in lines if "norm" in line] == ["weights final_norm, attn_norm, mlp_norm: whole on every device; 0.1 MB a device"]
+    assert any("w_gate" in line and "ff over tensor 2, model over fsdp 2" in line for line in lines)

@@ -106,6 +106,12 @@ class Device:
         if self._at_work is not None:
             concurrent.futures.wait([self._at_work])
 
+    def release(self) -> None:
+        """Lets go of caches and weights; `set_weights` brings them back."""
+        self.settle()
+        self.caches = self._params = self._layers = self._rest = None
+        self.generation += 1
+
     def shutdown(self) -> None:
         """Ends the thread and lets go of caches and weights."""
         self._worker.shutdown(wait=True)

@@ -95,7 +95,7 @@ class Engine:
         )  # fmt: skip
         self._seats = Seats(slots, max_length, min(prefill_chunk, max_length))
         self._pump = Pump(self._device, shapes, self._seats, stops)
-        self._shut = False
+        self._shut = self._released = False
         self.update_weights(params, weights_version)
 
     @property
@@ -106,10 +106,16 @@ class Engine:
     def update_weights(self, params: Any, version: str) -> None:
         """Samples from these weights from now on, without compiling anew. All caches are lost: an open session reads its
         tokens again on its next use. RuntimeError while calls of generate() are being answered."""
-        self._check_open()
-        if any(not request.answer.done() for request in self._pump.requests):
-            raise RuntimeError("update_weights while sessions are being sampled: wait for their generate() calls first")
+        self._check_idle("update_weights")
         self._device.set_weights(params, version)
+        self._released = False
+
+    def release(self) -> None:
+        """Gives the memory of weights and caches back, for learning to use; nothing can be sampled until `update_weights`.
+        RuntimeError while calls of generate() are being answered."""
+        self._check_idle("release")
+        self._device.release()
+        self._released = True
 
     @property
     def weights_version(self) -> str:
@@ -213,8 +219,15 @@ class Engine:
         if self._shut:
             raise RuntimeError("the engine has been shut down")
 
+    def _check_idle(self, action: str) -> None:
+        self._check_open()
+        if any(not request.answer.done() for request in self._pump.requests):
+            raise RuntimeError(f"{action} while sessions are being sampled: wait for their generate() calls first")
+
     def _check_call(self, session: Session, new_tokens: Sequence[int]) -> None:
         self._check_open()
+        if self._released:
+            raise RuntimeError("the engine has released its weights: update_weights before generate()")
         if session.closed:
             raise UserError("this session is closed: open a new one")
         if any(request.session is session for request in self._pump.requests):

@@ -26,10 +26,11 @@ from epo_jax.learn.choices import objective_of
 from epo_jax.learn.losses import Loss, reinforce_loss
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.reference import Reference
-from epo_jax.learn.step import DTYPES, Placed, TrainState, init_state, make_step, state_shardings
-from epo_jax.mesh import param_shardings, shardings_of
+from epo_jax.learn.step import DTYPES, Placed, TrainState, abstract_state, init_state, make_step
+from epo_jax.mesh import describe_weights, param_shardings, shardings_of
 from epo_jax.model import lora
 from epo_jax.model.fingerprint import fingerprint
+from epo_jax.model.weights import declare
 from epo_jax.report.console import say
 from epo_jax.strategist import Strategist
 
@@ -181,6 +182,15 @@ class Learner:
     def compilations(self) -> int:
         return self._traces_before + self._step.traces
 
+    @property
+    def placement(self) -> list[str]:
+        """How each kind of weight lies on the devices, in words; nothing where there is one device."""
+        if self._mesh is None:
+            return []
+        learning = describe_weights(lora.declare(self._model, self._lora), self._mesh)
+        frozen = [] if self._lora is None else describe_weights(declare(self._model), self._mesh)
+        return [f"frozen {line}" for line in frozen] + learning
+
     def playing_params(self, *, copy: bool = False) -> Any:
         """The parameters in the dtype that playing computes in. In float32 they may be the state's own, gone after the next step, but for a copy."""
         params = self._plain_params(DTYPES[self._config.model.compute_dtype])
@@ -237,22 +247,12 @@ class Learner:
 
     def _restore(self) -> None:
         """The newest whole checkpoint. Both phases' optimizers keep the same arrays, so either describes what was saved."""
-        self.state, record = self._checkpoints.restore(self._abstract_state(), model=self._model.to_hf())
+        self.state, record = self._checkpoints.restore(abstract_state(self._model, self._optimizer, self._mesh, self._lora), model=self._model.to_hf())
         lora.check_base(record, self._base)
         saved = record["position"]
         self.position = Position(**saved | {"best": Best(**saved["best"]) if saved.get("best") else None})
         self._checkpoints.always_kept = self.position.best and self.position.best.step
         self._prepare()
-
-    def _abstract_state(self) -> TrainState:
-        params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), lora.declare(self._model, self._lora))
-        state = TrainState(params, jax.eval_shape(self._optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
-        if self._mesh is None:
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            shardings = jax.tree.map(lambda _: device, state)
-        else:
-            shardings = state_shardings(self._model, self._optimizer, self._mesh, self._lora)
-        return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
 
     def _make_reference(self, folder: pathlib.Path, which: str) -> Reference | None:
         if which == "behaviour":

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from epo_jax.batch import ComparedBatch, TrajectoryBatch
 from epo_jax.learn import divergence
 from epo_jax.learn.divergence import MAX_LOG_RATIO
-from epo_jax.mesh import constrain
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
 
@@ -47,12 +46,11 @@ def token_logprobs(
     hidden = llama.hidden_states(
         params, config, batch.tokens, batch.positions, batch.segment_ids, compute_dtype=compute_dtype, remat=remat, mesh=mesh
     )
-    # Gathered from its shards here, once, and not again in every chunk; the cast to the compute dtype stays inside the chunk, so that the
-    # gradient of the head is summed over chunks in float32.
-    name, axes = ("embed", ("vocab", "activation")) if config.tie_embeddings else ("head", ("activation", "vocab"))
-    head = {name: constrain(params[name], mesh, *axes)}
+    # On a mesh each chunk gathers the head anew and sends its gradient back to the shards, where it is summed over chunks in float32: gathered
+    # once, outside, each device would keep the whole head and its whole float32 gradient (3 GiB for Llama-3-8B) for as long as chunks last.
+    name = "embed" if config.tie_embeddings else "head"
     return chunked_logprobs(
-        hidden, lambda head, x: llama.logits(head, config, x, mesh=mesh), head, batch.tokens, said(batch), chunk=chunk
+        hidden, lambda head, x: llama.logits(head, config, x, mesh=mesh), {name: params[name]}, batch.tokens, said(batch), chunk=chunk
     )
 
 

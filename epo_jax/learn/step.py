@@ -72,6 +72,18 @@ def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation
     return TrainState(params, moments, everywhere)
 
 
+def abstract_state(config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None = None, lora: Lora | None = None) -> TrainState:
+    """The state as shapes, dtypes and shardings, without an array; without a mesh, on the default device."""
+    params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declare(config, lora))
+    state = TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    if mesh is None:
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: device, state)
+    else:
+        shardings = state_shardings(config, optimizer, mesh, lora)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings)
+
+
 class Counted:
     """A jitted function. `traces` counts how often it was traced: once for each shape of its arguments."""
 

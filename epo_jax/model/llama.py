@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from epo_jax.mesh import constrain
+from epo_jax.mesh import constrain, gather
 from epo_jax.model import rope, stack
 from epo_jax.model.attention import attend
 from epo_jax.model.config import LlamaConfig
@@ -92,9 +92,9 @@ def hidden_states(
 def logits(params: Params, config: LlamaConfig, hidden: jax.Array, *, mesh: Mesh | None = None) -> jax.Array:
     """hidden [..., D] -> [..., V], float32."""
     if "head" not in params:  # tied to the embedding
-        table = constrain(params["embed"].astype(hidden.dtype), mesh, "vocab", "activation")
+        table = gather(params["embed"].astype(hidden.dtype), mesh, ("table_rows", "table_model"), ("vocab", "activation"))
         return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-    head = constrain(params["head"].astype(hidden.dtype), mesh, "activation", "vocab")
+    head = gather(params["head"].astype(hidden.dtype), mesh, ("model", "vocab"), ("activation", "vocab"))
     return jnp.einsum("...d,dv->...v", hidden, head, preferred_element_type=jnp.float32)
 
 

@@ -470,3 +470,17 @@ def test_bfloat16_stays_near_the_float32_model() -> None:
         for begin, sampled in heard
     ]
     assert 0 < np.mean(np.concatenate(gaps)) < 0.1
+
+
+def test_an_engine_that_gave_its_memory_back_samples_as_before() -> None:
+    """Released: no weights and no caches, and a clear refusal; with the weights back, the same samples."""
+    prompts, sampling = [[7, 8, 9], [11, 12]], Sampling(max_new_tokens=6)
+    with make_engine() as engine:
+        before = engine.generate_batch(prompts, sampling, seeds=[1, 2])
+        engine.release()
+        device = engine._device
+        assert (device.caches, device._params, device._layers, device._rest) == (None, None, None, None)
+        with pytest.raises(RuntimeError, match="update_weights before"):
+            engine.generate_batch(prompts, sampling, seeds=[1, 2])
+        engine.update_weights(make_params(), "0")
+        assert engine.generate_batch(prompts, sampling, seeds=[1, 2]) == before

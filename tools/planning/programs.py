@@ -1,0 +1,201 @@
+"""The programs of a run, compiled ahead of time for devices that are not there, and what each needs.
+
+They are the run's own (`epo_jax.learn.step`, `epo_jax.generate.programs`), lowered from shapes and shardings. What else lies on a chip
+while a program runs is added here: the optimizer's moments during a pass, the learner's state while episodes are played.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from epo_jax.batch import TrajectoryBatch
+from epo_jax.errors import UserError
+from epo_jax.generate import cache as kv, play_weights
+from epo_jax.generate.programs import Settings, programs_for
+from epo_jax.learn.optimizer import make_optimizer
+from epo_jax.learn.step import Sums, abstract_state, accumulated_sharding, dtype_of, make_step
+from epo_jax.mesh import shardings_of
+from epo_jax.model import lora as adapters
+from epo_jax.model.config import LlamaConfig
+from epo_jax.model.weights import declare
+from tools.planning.chips import Topology
+from tools.planning.collectives import collectives
+
+PROGRAMS = ("pass", "update", "decode")
+STOP_IDS = 8  # the engine pads the stop tokens to so many
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass
+class Compiled:
+    """One program. Bytes are those of one chip.
+
+    beside: of arrays that are no arguments of it and lie on the chip while it runs. peak: everything together. seconds: of compiling.
+    collectives: kind -> [executions, bytes], see `tools.planning.collectives`. refused: what the compiler said, where it found no room.
+    """
+
+    arguments: float = 0
+    outputs: float = 0
+    aliased: float = 0
+    temporaries: float = 0
+    beside: float = 0
+    peak: float = 0
+    seconds: float = 0
+    collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    refused: str = ""
+
+
+def devices_of(topology: Topology, *, simulated: bool) -> Sequence[Any]:
+    """Devices to compile for: descriptions of TPUs, or simulated CPU devices in the place of what cannot be described.
+
+    Raises `UserError` where libtpu is missing or does not know the topology, or too few CPU devices were asked for before JAX started.
+    """
+    if simulated:
+        devices = jax.devices("cpu")
+        if len(devices) < topology.count:
+            raise UserError(f"{topology.count} simulated devices are needed and JAX has started with {len(devices)}: plan in a process of its own.")
+        return devices[: topology.count]
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no Cloud TPU metadata server to ask
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(topology.name, platform="tpu").devices
+    except Exception as error:  # libtpu raises several kinds, and says only here what it does not know
+        raise UserError(f"libtpu does not know the topology {topology.name}: {_first_line(error)}") from error
+
+
+class Planned:
+    """Shapes and programs of one run on one mesh."""
+
+    def __init__(self, config: ConfigDict, model: LlamaConfig, mesh: Mesh, rows: int) -> None:
+        self._config, self._model, self._mesh, self._rows = config, model, mesh, rows
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._lora = adapters.from_config(config.model.lora)
+        self._optimizer = make_optimizer(config.learn, 1000)
+        self._state = abstract_state(model, self._optimizer, mesh, self._lora)
+        self._compute = play_weights.compute_dtype(config.rollout.weights, dtype_of(config.model.compute_dtype))
+
+    @property
+    def programs(self) -> dict[str, Callable[[], tuple[jax.stages.Lowered, float]]]:
+        """Name -> () -> the lowered program, and the bytes a chip beside it."""
+        return dict(zip(PROGRAMS, (self._pass, self._update, self._decode), strict=True))
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def _pass(self) -> tuple[jax.stages.Lowered, float]:
+        length = self._config.learn.max_length
+        index = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
+        lowered = self._step().accumulate.lower(self._state.params, self._frozen(), self._sums(), self._batch(), index, length)
+        return lowered, bytes_a_device(self._state.opt_state)
+
+    def _update(self) -> tuple[jax.stages.Lowered, float]:
+        return self._step().finish.lower(self._state, self._sums(), self._batch()), bytes_a_device(self._frozen())
+
+    def _step(self):
+        config, learn = self._config, self._config.learn
+        return make_step(
+            self._model, self._optimizer, self._mesh, compute_dtype=config.model.compute_dtype, remat=config.model.remat, lengths=(learn.max_length,),
+            entropy_weight=learn.entropy_weight, kl_weight=learn.kl_weight, clip=(learn.clip_low, learn.clip_high), lora=self._lora,
+            frozen=self._frozen(),
+        )  # fmt: skip
+
+    def _frozen(self) -> Any:
+        return None if self._lora is None else self._weights(jnp.float32)
+
+    def _weights(self, dtype: Any) -> Any:
+        declared = declare(self._model)
+        arrays = lambda weight, sharding: jax.ShapeDtypeStruct(weight.shape, dtype, sharding=sharding)  # noqa: E731
+        return jax.tree.map(arrays, declared, shardings_of(declared, self._mesh))
+
+    def _batch(self) -> TrajectoryBatch:
+        shape = (self._config.learn.accumulation, self._rows, self._config.learn.max_length)
+        floats = ("loss_weights", "behavior_logprobs")
+        return TrajectoryBatch(*(self._of_rows(shape, jnp.float32 if name in floats else jnp.int32) for name in TrajectoryBatch._fields))
+
+    def _sums(self) -> Sums:
+        scores = self._of_rows(self._batch().tokens.shape, jnp.float32)
+        return Sums(jax.ShapeDtypeStruct((), jnp.float32, sharding=self._everywhere), self._state.params, scores, scores)
+
+    def _of_rows(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=accumulated_sharding(self._mesh))
+
+    # --- playing ----------------------------------------------------------------------------------------------------
+
+    def _decode(self) -> tuple[jax.stages.Lowered, float]:
+        """Decoding in all slots at their full length, while the learner's state and the weights that prefill reads lie beside it."""
+        rollout, mesh = self._config.rollout, self._mesh
+        slots = -(-rollout.slots // kv.row_parts(mesh)) * kv.row_parts(mesh)
+        sharding = kv.cache_sharding(mesh, slots=slots, kv_heads=self._model.num_kv_heads)
+        shapes = jax.eval_shape(
+            lambda: kv.allocate(
+                layers=self._model.num_layers, slots=slots, capacity=rollout.max_context, kv_heads=self._model.num_kv_heads,
+                head_dim=self._model.head_dim, dtype=self._compute, sharding=None,
+            )
+        )  # fmt: skip
+        caches = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), shapes)
+        whole = self._weights(self._compute)
+        layers = [jax.tree.map(_one_layer, whole["layers"]) for _ in range(self._model.num_layers)]
+        rest = {name: array for name, array in whole.items() if name != "layers"}
+        rows = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct((slots, *shape), dtype, sharding=self._everywhere)  # noqa: E731
+        settings = Settings(rows(2, dtype=jnp.uint32), rows(dtype=jnp.float32), rows(), rows(dtype=jnp.float32))
+        stops = jax.ShapeDtypeStruct((STOP_IDS,), jnp.int32, sharding=self._everywhere)
+        programs = programs_for(self._model, compute_dtype=self._compute, mesh=mesh, slots=slots)
+        lowered = programs.decode.lower(
+            layers, rest, caches, None, rows(), rows(), rows(), settings, stops, attended=rollout.max_context, steps=rollout.decode_chunk
+        )
+        learner = bytes_a_device((self._state, self._frozen()))
+        shared = self._compute == jnp.float32 and self._lora is None  # playing then reads the learner's own arrays
+        return lowered, learner + (0 if shared else bytes_a_device(whole["layers"]))
+
+
+def compile_program(lower: Callable[[], tuple[jax.stages.Lowered, float]]) -> Compiled:
+    """Compiles and measures; a program that the compiler has no room for is a result, not an error."""
+    start = time.monotonic()
+    lowered, beside = lower()
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", str(error)) or re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        if used is None:
+            raise
+        needed = float(used[1]) * _UNITS[used[2]]
+        return Compiled(beside=beside, peak=needed + beside, seconds=time.monotonic() - start, refused=_first_line(error))
+    memory = program.memory_analysis()
+    own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    return Compiled(
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        beside=beside,
+        peak=own + memory.generated_code_size_in_bytes + beside,
+        seconds=time.monotonic() - start,
+        collectives={kind: [found.count, found.bytes] for kind, found in collectives(program.as_text()).items()},
+    )
+
+
+def bytes_a_device(tree: Any) -> int:
+    """Of arrays, or of shapes with shardings: the bytes that one device holds."""
+    return sum(math.prod(array.sharding.shard_shape(array.shape)) * jnp.dtype(array.dtype).itemsize for array in jax.tree.leaves(tree))
+
+
+def _one_layer(stacked: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = NamedSharding(stacked.sharding.mesh, PartitionSpec(*stacked.sharding.spec[1:]))
+    return jax.ShapeDtypeStruct(stacked.shape[1:], stacked.dtype, sharding=sharding)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,95 @@
+"""The table of docs/scaling.md: for each model and each set of chips the mesh that fits best. Every cell is a file that a later start goes on from."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from epo_jax.errors import UserError
+from tools.planning.chips import GIB, topology
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+DOCUMENT = REPOSITORY / "docs" / "scaling.md"
+CELLS = REPOSITORY / "docs" / "scaling"
+BEGIN, END = "<!-- made by tools/plan.py --table -->", "<!-- end -->"
+
+MODELS = {"llama-3.2-1b": "Llama-3.2-1B", "llama-3-8b": "Llama-3-8B", "llama-3.1-70b": "Llama-3.1-70B"}
+TOPOLOGIES = ("v5e-16", "v5p-8", "v5p-64", "v6e-16", "8xh100", "1xh200")
+LENGTH = 4096
+# What every cell trains: the published setting, as many rows in a pass as the mesh splits them over, all weights.
+SETTINGS = (f"--config.learn.max_length={LENGTH}", f"--config.learn.length_buckets=({LENGTH},)", f"--config.rollout.max_context={LENGTH}",
+            "--config.learn.rows=1", "--config.model.compute_dtype=bfloat16", "--config.model.remat=full")  # fmt: skip
+NEEDED = ("pass", "update", "decode")
+
+
+def fill(only: list[str], programs: list[str]) -> None:
+    """Compiles what is missing, each cell in a process of its own (the number of simulated devices is fixed when JAX starts), and writes the
+    table after each."""
+    cells = [(model, chips) for model in MODELS for chips in TOPOLOGIES]
+    wanted = [(model, chips) for model, chips in cells if not only or f"{model}/{chips}" in only]
+    if not wanted:
+        raise UserError(f"the table has none of the cells {', '.join(only)}: they are named as in {cells[0][0]}/{cells[0][1]}.")
+    CELLS.mkdir(exist_ok=True)
+    for model, chips in wanted:
+        command = [sys.executable, str(REPOSITORY / "tools" / "plan.py"), "--config=configs/alfshop.py:llama3_8b", *SETTINGS, f"--model={model}",
+                   f"--topology={chips}", "--mesh=auto", f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
+        failed = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        if failed:
+            print(f"{model}/{chips}: no plan (exit code {failed})", file=sys.stderr)
+        write()
+
+
+def cell(model: str, chips: str) -> pathlib.Path:
+    return CELLS / f"{model}_{chips}.json"
+
+
+def write() -> None:
+    """The document with the table as the cells say."""
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{render()}\n{END}{after}", encoding="utf-8")
+
+
+def render() -> str:
+    rows = ["| model | chips | mesh | learning, GiB a chip | playing | of | fits | a pass sends, GiB a row |", "|---|---|---|---|---|---|---|---|"]
+    for model, name in MODELS.items():
+        for chips in TOPOLOGIES:
+            path = cell(model, chips)
+            plans = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            rows.append(f"| {name} | {chips} ({topology(chips).count}) | {_row(best(plans))} |")
+    return "\n".join(rows)
+
+
+def best(plans: list[dict]) -> dict | None:
+    """Of those that have been compiled whole: one that fits, the least sent; where none fits, the smallest. Else the one that has come furthest."""
+    whole = [plan for plan in plans if set(NEEDED) <= set(plan["programs"])]
+    if not whole:  # none fits, or the work is not done yet
+        return min((plan for plan in plans if plan["programs"]), key=peak, default=None)
+    return min(whole, key=lambda plan: (not fits(plan), sent(plan) if fits(plan) else peak(plan)))
+
+
+def peak(plan: dict, *names: str) -> float:
+    return max((figures["peak"] for name, figures in plan["programs"].items() if not names or name in names), default=0.0)
+
+
+def fits(plan: dict) -> bool:
+    return peak(plan) <= plan["hbm"] and not any(figures["refused"] for figures in plan["programs"].values())
+
+
+def sent(plan: dict) -> float:
+    """Bytes that a chip sends in a pass, for each row that the pass learns from: rows differ between meshes."""
+    return sum(size for _, size in plan["programs"]["pass"]["collectives"].values()) / plan["rows"]
+
+
+def _row(plan: dict | None) -> str:
+    if plan is None or not plan["programs"]:
+        return "| not compiled yet | | | | "
+    mark = "≈ " if plan["estimate"] else ""
+    shape = " × ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1) or "one device"
+    learning, playing = (f"{mark}{peak(plan, *names) / GIB:.1f}" if set(names) <= set(plan["programs"]) else "—" for names in (("pass", "update"), ("decode",)))
+    whole = set(NEEDED) <= set(plan["programs"])
+    verdict = "**no**" if not fits(plan) else "yes" if whole else "as far as compiled"
+    moved = f"{sent(plan) / GIB:.1f}" if "pass" in plan["programs"] and plan["programs"]["pass"]["collectives"] else "—"
+    return f"{shape} | {learning} | {playing} | {plan['hbm'] / GIB:.2f} | {verdict} | {moved}"
