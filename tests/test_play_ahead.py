@@ -35,6 +35,7 @@ def test_a_round_is_played_with_the_weights_that_the_one_before_began_with(ahead
     assert ahead.learner.position.steps_before == 12
 
 
+@pytest.mark.slow
 def test_what_was_stopped_at_any_moment_ends_with_the_same_weights(ahead, tmp_path):
     expected = fingerprint(ahead.learner.state.params)
     config = tiny(tmp_path / "run", **AHEAD)

@@ -109,6 +109,7 @@ def test_learning_took_the_steps_that_were_planned(whole):
     assert sum(row["kind"] == "step" for row in rows) == run.learner._totals["rounds"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_while_playing_meets_the_same_opponents(whole, tmp_path):
     run, weights = whole
     config = config_of(tmp_path / "run")

@@ -225,6 +225,7 @@ def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tm
     assert read_jsonl(run.folder.trajectories(1)) == read_jsonl(unbroken.folder.trajectories(1))
 
 
+@pytest.mark.slow
 def test_the_best_round_is_what_a_run_leaves_if_it_is_kept(tmp_path, monkeypatch, capsys):
     outcomes = iter([0.9, 0.1])
     monkeypatch.setattr("epo_jax.train.mean_outcome", lambda trajectories: next(outcomes))

@@ -116,6 +116,7 @@ def test_impossible_adapters_are_told(settings, words) -> None:
         lora.declare(CONFIG, Lora(rank=16))
 
 
+@pytest.mark.slow
 def test_a_run_learns_stops_goes_on_and_is_exported(tmp_path) -> None:
     """The exported folder says in transformers what the learner computes with its adapters."""
     hf_weights.save(tmp_path / "base", CONFIG, parameters(), MINI)
