@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -23,6 +24,11 @@ def run(main: Callable[[], None]) -> None:
             _fail(str(error))
 
     app.run(entry, flags_parser=_parse)
+
+
+def argument_parser(program: str, documentation: str) -> argparse.ArgumentParser:
+    """The parser of a command in tools/, whose --help is its module's documentation, examples included, and then its flags."""
+    return argparse.ArgumentParser(prog=program, description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def config_value(holder: flags.FlagHolder):

@@ -61,24 +61,15 @@ class RunFolder:
 
         Raises `UserError` if it holds a run of another configuration or cannot be written; nothing is changed then.
         """
-        path = pathlib.Path(config.workdir or f"runs/{config.name}")
+        path, resumed = examine(config)
         stored = path / "config.json"
-        values = flatten(config.to_dict())
         try:
-            if stored.exists():
-                _check_same(json.loads(stored.read_text()), values, path)
-                resumed = True
-            else:
-                if path.is_dir() and any(path.iterdir()):
-                    raise UserError(f"the folder {path} is not empty and holds no run: choose another with --config.workdir=DIR.")
+            if not resumed:
                 for name in ("trajectories", "evaluation"):
                     (path / name).mkdir(parents=True, exist_ok=True)
-                write_whole(stored, json.dumps(values, indent=1, sort_keys=True))
-                resumed = False
+                write_whole(stored, json.dumps(flatten(config.to_dict()), indent=1, sort_keys=True))
             with open(path / "provenance.jsonl", "a") as file:
                 file.write(json.dumps(provenance(config)) + "\n")
-        except json.JSONDecodeError as error:
-            raise UserError(f"{stored} is damaged ({error}): restore it, or choose another folder with --config.workdir=DIR.") from error
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror or error}.") from error
         return cls(path, resumed)
@@ -104,6 +95,26 @@ class RunFolder:
     @property
     def export(self) -> pathlib.Path:
         return self.path / "strategist"
+
+
+def examine(config: ConfigDict) -> tuple[pathlib.Path, bool]:
+    """(the folder of a run of this configuration, whether it holds one that would be continued); nothing is written.
+
+    Raises `UserError` where it holds a run of another configuration, or something else.
+    """
+    path = pathlib.Path(config.workdir or f"runs/{config.name}")
+    stored = path / "config.json"
+    try:
+        if stored.exists():
+            _check_same(json.loads(stored.read_text()), flatten(config.to_dict()), path)
+            return path, True
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"the folder {path} is not empty and holds no run: choose another with --config.workdir=DIR.")
+    except json.JSONDecodeError as error:
+        raise UserError(f"{stored} is damaged ({error}): restore it, or choose another folder with --config.workdir=DIR.") from error
+    except OSError as error:
+        raise UserError(f"cannot read the run folder {path}: {error.strerror or error}.") from error
+    return path, False
 
 
 def run_of(checkpoint: pathlib.Path) -> pathlib.Path:

@@ -57,7 +57,7 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
         raise UserError("model.lora adapts weights that were trained before, and random ones were not: give another --config.model.source, or rank 0.")
     if path is None:
         tokenizer = Tokenizer(mini_tokenizer.train(tokenizer_texts(), config.model.architecture.vocab_size))
-        model_config = _random_config(config.model.architecture, tokenizer)
+        model_config = random_config(config.model.architecture, tokenizer)
         check_divides(model_config, mesh)
         initialise = jax.jit(
             lambda key: llama.init_params(model_config, key, dtype=jnp.float32),
@@ -178,7 +178,8 @@ def find(source: str) -> pathlib.Path | None:
     return folder
 
 
-def _random_config(architecture: ConfigDict, tokenizer: Tokenizer) -> LlamaConfig:
+def random_config(architecture: ConfigDict, tokenizer: Tokenizer) -> LlamaConfig:
+    """The model that `config.model.architecture` describes, with a vocabulary that holds the tokenizer's."""
     return LlamaConfig(
         vocab_size=-(-tokenizer.vocab_size // 64) * 64,
         hidden_size=architecture.hidden_size,

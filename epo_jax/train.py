@@ -1,6 +1,7 @@
 """The main command: rounds of self-play, each one played, judged, credited and learned from.
 
     python -m epo_jax.train --config=configs/alfshop.py[:PRESET] [--config.FIELD=VALUE ...]
+    python -m epo_jax.train --config=configs/alfshop.py --dry_run        what it would do, and whether it could; nothing is written
 
 The same command continues a run that was stopped (Ctrl-C, SIGTERM, a kill) where it stood.
 """
@@ -20,12 +21,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from epo_jax import command_line, compilation, partners, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
+from epo_jax.dry_run import DryRun
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
 from epo_jax.generate.engine import Engine, Sampling
@@ -53,6 +56,7 @@ from epo_jax.stepagent.run import StepAgentRun
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check everything that can be checked in half a minute, say what would happen, write nothing.")
 
 
 def main() -> None:
@@ -61,6 +65,8 @@ def main() -> None:
     kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
+    if DRY_RUN.value:
+        sys.exit(DryRun(config, _check_learning).everything())
     with StopRequest() as stop:
         try:
             kinds[config.learn_from](config, stop).everything()

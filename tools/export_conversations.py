@@ -8,19 +8,19 @@ turn. Episodes that are masked, or have no advantages (yet), are left out and co
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.published import write_published  # noqa: E402
 from epo_jax.trajectory import Trajectory, read_jsonl  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="export_conversations.py", description="A run's trajectories in the published conversation format.")
+    parser = command_line.argument_parser("export_conversations.py", __doc__)
     parser.add_argument("--run", required=True, metavar="DIR", help="a run's folder, such as runs/alfshop")
     parser.add_argument("--output", required=True, metavar="FILE", help="the JSON file to write")
     parser.add_argument("--round", type=int, metavar="N", help="only this round, from 1")

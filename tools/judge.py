@@ -10,7 +10,6 @@ episodes are judged. Do not use it while the run runs: a file that changes meanw
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import pathlib
@@ -22,14 +21,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from ml_collections import ConfigDict  # noqa: E402
 
 from configs.defaults import get_defaults  # noqa: E402
-from epo_jax import partners  # noqa: E402
+from epo_jax import command_line, partners  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.reward.judge import Judge, judge_all, masked_by_judge  # noqa: E402
 from epo_jax.trajectory import read_jsonl, write_jsonl  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="judge.py", description="Judges again the episodes of a run that only their judge failed on.")
+    parser = command_line.argument_parser("judge.py", __doc__)
     parser.add_argument("--run", required=True, metavar="DIR", help="a run's folder, such as runs/alfshop")
     parser.add_argument("--round", type=int, metavar="N", help="only this round, from 1")
     parser.add_argument("--judge", metavar="NAME", help=f"another judge than the run's: {', '.join(partners.JUDGES)}")

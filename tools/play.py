@@ -18,7 +18,6 @@ In SOTOPIA an action is JSON, {"action_type": "speak", "argument": "I offer pric
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -28,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import envs  # noqa: E402
+from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 
 # Per environment: options that make it speak as the game itself does, and the split to play when none is named.
@@ -38,7 +38,7 @@ GOALS = {"webshop": ("synthetic", "human")}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="play.py", description="Play an environment in the terminal.")
+    parser = command_line.argument_parser("play.py", __doc__)
     parser.add_argument("--env", required=True, help=f"which environment: {', '.join(envs.names())}")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--game", metavar="FILE", help="a game file")

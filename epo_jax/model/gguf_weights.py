@@ -48,9 +48,7 @@ def load(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: Any = np
     Raises `UserError` for a missing or truncated file, another architecture, a missing tensor or a wrong shape.
     """
     path = pathlib.Path(path)
-    reader = _open(path)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = _config(path, _Fields(path, reader), tied="output.weight" not in tensors)
+    config, tensors = _described(path)
 
     @functools.lru_cache(maxsize=1)
     def whole(name: str, shape: tuple[int, ...], heads: int) -> np.ndarray:
@@ -66,6 +64,18 @@ def load(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: Any = np
         return layout.read(whole(_gguf_name(name), layout.shape(shape), heads)[layout.index(index, shape)], config.head_dim)
 
     return config, place(config, mesh, dtype, read)
+
+
+def examine(path: str | os.PathLike[str]) -> tuple[LlamaConfig, int]:
+    """Configuration, and bytes on disk, of a file that is not cut off; of the weights nothing is read. Raises `UserError` as `load`."""
+    config, _ = _described(pathlib.Path(path))
+    return config, pathlib.Path(path).stat().st_size
+
+
+def _described(path: pathlib.Path) -> tuple[LlamaConfig, dict[str, gguf.ReaderTensor]]:
+    reader = _open(path)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    return _config(path, _Fields(path, reader), tied="output.weight" not in tensors), tensors
 
 
 def tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:

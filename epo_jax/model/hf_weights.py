@@ -169,9 +169,7 @@ def load(folder: str | os.PathLike[str], mesh: Mesh | None = None, dtype: Any = 
     Raises `UserError`, naming the file or tensor, for anything missing, truncated, of a wrong shape or type, or superfluous.
     """
     folder = pathlib.Path(folder)
-    config = LlamaConfig.from_hf(_read_json(folder / "config.json"))
-    files = _files_of_tensors(folder)
-    _check_names(config, set(files), folder)
+    config, files = _described(folder)
     opened: dict[pathlib.Path, Any] = {}
 
     def read(name: str, layout: Layout, index: Index, shape: tuple[int, ...]) -> np.ndarray:
@@ -191,6 +189,29 @@ def load(folder: str | os.PathLike[str], mesh: Mesh | None = None, dtype: Any = 
         return layout.read(part, config.head_dim)
 
     return config, place(config, mesh, dtype, read)
+
+
+def examine(folder: str | os.PathLike[str]) -> tuple[LlamaConfig, int]:
+    """Configuration, and bytes on disk, of a folder whose tensors are all there by name; of the weights only headers are read.
+
+    Raises `UserError` for what is missing or cut off. Shapes are looked at when they are loaded.
+    """
+    config, files = _described(pathlib.Path(folder))
+    paths = sorted(set(files.values()))
+    for path in paths:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"cannot read {path} ({error}): the file is damaged or cut off; get it again.") from error
+    return config, sum(path.stat().st_size for path in paths)
+
+
+def _described(folder: pathlib.Path) -> tuple[LlamaConfig, dict[str, pathlib.Path]]:
+    config = LlamaConfig.from_hf(_read_json(folder / "config.json"))
+    files = _files_of_tensors(folder)
+    _check_names(config, set(files), folder)
+    return config, files
 
 
 def _files_of_tensors(folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -131,8 +131,11 @@ def episode_as_json(trajectory: Trajectory) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
+def instruction(prompt: str) -> str:
+    """What a judge is told before the episode: the file of that name in reward/prompts."""
+    return (importlib.resources.files("epo_jax.reward") / "prompts" / prompt).read_text().strip()
+
+
 def _request(prompt: str, trajectory: Trajectory) -> list[dict[str, str]]:
     """One message of the user: a chat template may have no system role."""
-    instruction = (importlib.resources.files("epo_jax.reward") / "prompts" / prompt).read_text().strip()
-    return [{"role": "user", "content": f"{instruction}\n\n{episode_as_json(trajectory)}"}]
-
+    return [{"role": "user", "content": f"{instruction(prompt)}\n\n{episode_as_json(trajectory)}"}]

@@ -1,0 +1,113 @@
+"""How many bytes a run needs on each device, worked out from shapes before anything is made.
+
+What is exact: parameters, gradients, the optimizer's moments and the playing copy, as each is an array whose shape and sharding are known. The
+key/value cache is what it can grow to: every slot with a whole context. Activations are an estimate: what the backward pass keeps of every layer
+(`model.remat`), one layer's intermediate values twice (computed again, and their gradients), the logits of one chunk of the head three times
+(logits, probabilities, gradient), and on a CPU, whose attention is not computed in blocks, its [T,T] scores. Against what XLA allocates for a step on a
+CPU it was 0.8 to 1.05 of it with remat full and none; "dots" kept no more than "full" there, and is counted as it. XLA's own code and fragmentation are
+not in it; leave a fifth free.
+
+Shapes: as in `epo_jax.model.weights`; R rows on one device, T time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from epo_jax.generate.cache import cache_sharding
+from epo_jax.learn.losses import chunk_for
+from epo_jax.learn.step import dtype_of
+from epo_jax.mesh import param_shardings, rows_split_over
+from epo_jax.model.config import LlamaConfig
+from epo_jax.model.weights import declare
+
+FLOAT32 = 4  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device."""
+
+    parameters: int  # float32 masters
+    gradients: int  # the sum over the passes of a step, and those of one pass
+    optimizer: int  # two moments
+    playing: int  # the weights that sample, where they are not the masters themselves
+    cache: int  # keys and values of all slots at their longest
+    activations: int
+
+    @property
+    def learning(self) -> int:
+        """While a step is taken. The caches stay where they are."""
+        return self.parameters + self.gradients + self.optimizer + self.playing + self.cache + self.activations
+
+    @property
+    def between(self) -> int:
+        """While episodes are played."""
+        return self.parameters + self.optimizer + self.playing + self.cache
+
+
+def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh) -> MemoryPlan:
+    """The bytes of a run of `config` with this model, on each device of the mesh. A local actor's are not in it."""
+    weights = _numbers_on_a_device(model, mesh)
+    compute = jnp.dtype(dtype_of(config.model.compute_dtype)).itemsize
+    kind = config.rollout.weights
+    copied = {"int8": 1, "bfloat16": 2}.get(kind, compute)
+    return MemoryPlan(
+        parameters=FLOAT32 * weights,
+        gradients=2 * FLOAT32 * weights,
+        optimizer=2 * FLOAT32 * weights,
+        playing=0 if kind == "compute" and compute == FLOAT32 else copied * weights,
+        cache=_cache(config, model, mesh, compute),
+        activations=_activations(config, model, mesh, compute),
+    )
+
+
+def available() -> int | None:
+    """Bytes that one device has, where its platform says so; on a CPU the machine's memory that is free, over the devices that share it."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit")
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return free // jax.local_device_count()
+
+
+def _numbers_on_a_device(model: LlamaConfig, mesh: Mesh) -> int:
+    """How many of the model's weights lie on the fullest device."""
+    parts = jax.tree.map(lambda weight, sharding: math.prod(sharding.shard_shape(weight.shape)), declare(model), param_shardings(model, mesh))
+    return sum(jax.tree.leaves(parts))
+
+
+def _cache(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) -> int:
+    slots, length = config.rollout.slots, config.rollout.max_context
+    shape = (slots, model.num_kv_heads, length, model.head_dim)
+    sharding = cache_sharding(mesh if mesh.size > 1 else None, slots=slots, kv_heads=model.num_kv_heads)
+    part = math.prod(shape if sharding is None else sharding.shard_shape(shape))
+    return 2 * model.num_layers * part * itemsize
+
+
+def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) -> int:
+    learn, tensor = config.learn, mesh.shape["tensor"]
+    rows = learn.rows // rows_split_over(mesh)
+    length = max(learn.length_buckets)
+    if learn.packing:
+        length, rows = min(2 * learn.max_length, rows * learn.max_length), 1
+    width, heads, kv, ff = model.hidden_size, model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim, model.intermediate_size
+    products = 2 * width + (heads + 2 * kv + 2 * ff) // tensor  # what products with weights give: q, k, v, the two outputs, gate and up
+    layer = products + 3 * width + (heads + 2 * ff) // tensor  # and norms, the residual stream, attention's output, the gated values
+    kept, scored = (layer, 2 * model.num_layers) if config.model.remat == "none" else (width, 1)
+    scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if mesh.devices.flat[0].platform == "cpu" else 0
+    tokens = rows * length
+    chunk = min(length, chunk_for(learn.rows, mesh)) * rows
+    logits = 3 * FLOAT32 * chunk * model.vocab_size // tensor
+    return itemsize * tokens * (model.num_layers * kept + 2 * layer) + scores + logits

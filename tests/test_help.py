@@ -1,0 +1,56 @@
+"""Every command answers --help with its purpose, an example, and its own flags, each explained."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+MODULES = ("train", "evaluate", "export", "report", "serve")
+TOOLS = sorted(path.stem for path in (REPOSITORY / "tools").glob("*.py") if "__main__" in path.read_text())
+# All commands in one process, which imports once what they share; each in a child of its own, as two commands may define one flag.
+ALL_OF_THEM = """
+import os, runpy, sys
+import epo_jax.strategist
+for name in sys.argv[1:]:
+    print(f"=== {name}", flush=True)
+    if not (child := os.fork()):
+        sys.argv = [name, "--help"]
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def helps():
+    names = [f"epo_jax.{module}" for module in MODULES]
+    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM, *names], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True)
+    return dict(part.split("\n", 1) for part in done.stdout.split("=== ")[1:])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module(helps, module):
+    text = helps[f"epo_jax.{module}"]
+    purpose, _, rest = text.partition("\n")
+    example, own = rest.find(f"python -m epo_jax.{module} --"), rest.find("\n  --")
+    assert purpose.endswith(".") and 0 <= example < own, text
+    assert not re.search(r"^  --\S+:\s*$", text, re.MULTILINE)  # a flag without a word about it
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool(tool, capsys):
+    module = importlib.import_module(f"tools.{tool}")
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    text = capsys.readouterr().out
+    purpose, example, flags = text.find(module.__doc__.split(".")[0][:60]), text.find(f"python tools/{tool}.py --"), text.find("\noptions:")
+    assert stopped.value.code == 0 and 0 <= purpose < flags, text
+    assert 0 <= example < flags or 0 <= text.find(f"python tools/{tool}.py [--") < flags, text
+    for flag in re.findall(r"^  (--\w+.*)$", text[flags:], re.MULTILINE):
+        following = text[flags:].split(flag, 1)[1].split("\n")[1] if not re.search(r"\S  +\S", flag) else ""
+        assert re.search(r"\S  +\S", flag) or following.startswith("       "), f"{flag} has no word about it"
