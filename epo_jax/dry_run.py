@@ -26,7 +26,7 @@ from epo_jax.batch import check_buckets
 from epo_jax.errors import UserError
 from epo_jax.forecast import Calls, Shape
 from epo_jax.mesh import check_divides, check_rows, make_mesh
-from epo_jax.model import gguf_weights, hf_weights
+from epo_jax.model import gguf_weights, hf_weights, lora
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import Tokenizer
@@ -199,12 +199,16 @@ class DryRun:
             self._try(lambda: check_divides(self._model, self._mesh))
 
     def _memory(self) -> None:
+        adapted = self._try(lambda: self._model and lora.declare(self._model, lora.from_config(self._config.model.lora)))
+        if adapted is None:
+            self._model = None
         if self._model is None or self._mesh is None:
             return
         plan = self._try(lambda: memory_plan.plan(self._config, self._model, self._mesh))
         if plan is None:
             return
         parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimizer": plan.optimizer, "weights to play with": plan.playing}
+        parts["other models"] = plan.others
         parts |= {"key/value cache": 0 if self._recorded else plan.cache, "activations": plan.activations}
         needed, there = sum(parts.values()), memory_plan.available()
         listed = ", ".join(f"{name} {told_bytes(size)}" for name, size in parts.items() if size)
@@ -225,6 +229,9 @@ class DryRun:
         if self._recorded:
             steps = math.ceil(getattr(self, "_conversation_count", 0) / max(1, learn.rows * learn.accumulation))
             told("plan", f"{learn.epochs} passes of {steps} optimizer steps")
+            return
+        if config.learn_from == "stepagent":
+            told("plan", f"{config.rounds} cycles, each on {config.stepagent.experts} of the expert's trajectories")
             return
         if self.problems or not self._task_sets:  # episodes cannot be dealt from what is not there
             return
@@ -257,6 +264,8 @@ class DryRun:
             f"{steps[0] if steps else 0} optimizer steps, {sum(steps)} steps in all; {evaluations} evaluations of {len(held_out)} episodes",
         )
         trained = [episode for round in played for episode in round]
+        if config.credit.estimator == "bc":  # cloned, not played
+            trained = []
         self._calls({name: (_seats(trained, name), evaluations * _seats(held_out, name)) for name in self._shapes})
 
     def _calls(self, episodes: dict[str, tuple[int, int]]) -> None:
@@ -291,7 +300,9 @@ class DryRun:
         if self._model is None:
             return
         params = self._model.num_params
-        saved = CHECKPOINT_BYTES * params * (max(1, config.checkpoint.keep) + 1)  # the newest is written before the oldest goes
+        learned = sum(math.prod(weight.shape) for weight in jax.tree.leaves(lora.declare(self._model, lora.from_config(config.model.lora))))
+        kept = max(1, config.checkpoint.keep) + 1 + bool(config.checkpoint.keep_best)  # the newest is written before the oldest goes
+        saved = CHECKPOINT_BYTES * learned * kept
         kept = EXPORT_BYTES * params
         if not self._recorded and (config.async_rounds or any(task_set.two_seats for task_set in self._task_sets)):
             kept *= 2 + config.self_play.memory

