@@ -159,19 +159,22 @@ class DryRun:
             played = [each for each in played or [] if each.turns]
             if not played:
                 continue
-            self._shapes[task_set.environment] = forecast.shape(task_set.environment, played, self._count, self._config.judge)
+            if partners.api_roles(self._config, "actor", "judge", "evaluator"):
+                name, judge = task_set.environment, self._config.judge
+                shape = self._try(lambda name=name, played=played: forecast.shape(name, played, self._count, judge))
+                self._shapes |= {name: shape} if shape else {}
             means.append(task_set.share * sum(map(_length, played)) / len(played))
-            self._say_played(played[0])
+            self._say_played(played[0], "the expert" if task_set.prompts.acts else "expert and literal actor")
         self._tokens_an_episode = math.fsum(means)
 
-    def _say_played(self, episode: Trajectory) -> None:
+    def _say_played(self, episode: Trajectory, who: str) -> None:
         length, room = _length(episode), self._config.rollout.max_context
         said = sum(len(turn.tokens) for turn in episode.turns) / len(episode.turns)
         model = "" if self._tokenizer else " of the mini strategist"
         over = f", more than rollout.max_context = {room}: such an episode ends early" if length > room and self._tokenizer else ""
         told(
             "played",
-            f"{episode.environment} {episode.task_id}: {len(episode.turns)} turns of expert and literal actor, "
+            f"{episode.environment} {episode.task_id}: {len(episode.turns)} turns of {who}, "
             f"{'won' if episode.success else 'not won'}; {said:.0f} tokens{model} a strategy, {length} in all{over}",
         )
 

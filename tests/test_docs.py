@@ -24,6 +24,7 @@ from epo_jax.train import Run, _check_learning
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCKS = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", (REPOSITORY / "docs" / "extend.md").read_text(), re.MULTILINE | re.DOTALL)
+OWN = ("mine", "guess", "last_words", "brevity")
 TINY = {
     "rounds": 1, "rollout.episodes": 8, "rollout.slots": 8, "rollout.max_strategy_tokens": 8, "rollout.max_context": 512, "learn.rows": 8,
     "learn.accumulation": 1, "learn.max_length": 512, "learn.length_buckets": (512,), "evaluate.tasks": 2, "mesh.fsdp": 1, "mesh.data": -1,
@@ -64,11 +65,20 @@ def test_blocks_are_short_and_there_is_one_of_each_kind():
     assert all(len(text.splitlines()) < 40 for _, text in BLOCKS)
 
 
-@pytest.mark.parametrize("name", ["mine", "guess", "last_words", "brevity"])
-def test_what_one_brings_is_found_whole_and_runs(name, project, capsys):
+def test_what_one_brings_is_found_whole(project, capsys):
+    for name in OWN:
+        config = importlib.import_module(f"configs.{name}").get_config()
+        config.update_from_flattened_dict(TINY)
+        assert DryRun(config, _check_learning).everything() == 0, capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert f"runs/{name}, which would be made" in out and ("guess" not in name or "played    guess train/0: 1 turns" in out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_what_one_brings_runs(name, project):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.update_from_flattened_dict(TINY)
-    assert DryRun(config, _check_learning).everything() == 0, capsys.readouterr().out
     Run(config, StopRequest()).everything()
     run = project / "runs" / name
     episodes = [json.loads(line) for line in (run / "trajectories" / "round_000.jsonl").read_text().splitlines()]

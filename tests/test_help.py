@@ -29,7 +29,7 @@ for name in sys.argv[1:]:
 @pytest.fixture(scope="module")
 def helps():
     names = [f"epo_jax.{module}" for module in MODULES]
-    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM, *names], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM, *names], cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=True)
     return dict(part.split("\n", 1) for part in done.stdout.split("=== ")[1:])
 
 

@@ -84,5 +84,8 @@ def actor_opening(environment: str, style: str) -> list[dict[str, str]]:
     if style != "full":
         raise UserError(f"an actor's prompt is {style!r}: it must be full or brief.")
     folder = importlib.resources.files(f"envs.{environment}") / "prompts"
+    missing = [name for name in ("actor.txt", "actor_example.txt") if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{environment} has no prompts/{missing[0]}: an actor that is a language model needs one, or the prompt brief.")
     instruction, example = ((folder / name).read_text().strip() for name in ("actor.txt", "actor_example.txt"))
     return [{"role": "user", "content": f"{instruction}\n\n{example}"}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
