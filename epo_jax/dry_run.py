@@ -213,15 +213,19 @@ class DryRun:
         parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimizer": plan.optimizer, "weights to play with": plan.playing}
         parts["other models"] = plan.others
         parts |= {"key/value cache": 0 if self._recorded else plan.cache, "activations": plan.activations}
-        needed, there = sum(parts.values()), memory_plan.available()
+        lasting, play = plan.parameters + plan.optimizer + plan.others, plan.playing + (0 if self._recorded else plan.cache)
+        together = sum if self._config.async_rounds else max  # else what plays is given up while it learns
+        exact, needed = (lasting + together((play, learn)) for learn in (plan.gradients, plan.gradients + plan.activations))
+        there = memory_plan.available()
         listed = ", ".join(f"{name} {told_bytes(size)}" for name, size in parts.items() if size)
         of = f" of {told_bytes(there)}" if there else ""
-        told("memory", f"a device, while it learns: about {told_bytes(needed)}{of} ({listed})")
+        apart = "" if self._config.async_rounds or self._recorded else "; playing and learning take turns"
+        told("memory", f"a device, at most: about {told_bytes(needed)}{of} ({listed}{apart})")
         if there is None:
             return
-        if needed - plan.activations > there:
+        if exact > there:
             self._problem(
-                f"a device has {told_bytes(there)}, and without activations alone {told_bytes(needed - plan.activations)} lie on it: split the "
+                f"a device has {told_bytes(there)}, and without activations alone {told_bytes(exact)} lie on it: split the "
                 "weights over more devices (--config.mesh.fsdp=N), or take fewer rollout.slots or a shorter rollout.max_context."
             )
         elif needed > ENOUGH * there:

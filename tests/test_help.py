@@ -11,8 +11,9 @@ import sys
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-MODULES = ("train", "evaluate", "export", "report", "serve")
-TOOLS = sorted(path.stem for path in (REPOSITORY / "tools").glob("*.py") if "__main__" in path.read_text())
+COMMANDS = {f"epo_jax.{name}": f"python -m epo_jax.{name} --" for name in ("train", "evaluate", "export", "report", "serve")}
+COMMANDS |= {"tools.plan": "python tools/plan.py --"}
+TOOLS = sorted(path.stem for path in (REPOSITORY / "tools").glob("*.py") if "__main__" in path.read_text() and f"tools.{path.stem}" not in COMMANDS)
 # All commands in one process, which imports once what they share; each in a child of its own, as two commands may define one flag.
 ALL_OF_THEM = """
 import os, runpy, sys
@@ -28,16 +29,15 @@ for name in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def helps():
-    names = [f"epo_jax.{module}" for module in MODULES]
-    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM, *names], cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM, *COMMANDS], cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=True)
     return dict(part.split("\n", 1) for part in done.stdout.split("=== ")[1:])
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", COMMANDS)
 def test_a_module(helps, module):
-    text = helps[f"epo_jax.{module}"]
+    text = helps[module]
     purpose, _, rest = text.partition("\n")
-    example, own = rest.find(f"python -m epo_jax.{module} --"), rest.find("\n  --")
+    example, own = rest.find(COMMANDS[module]), rest.find("\n  --")
     assert purpose.endswith(".") and 0 <= example < own, text
     assert not re.search(r"^  --\S+:\s*$", text, re.MULTILINE)  # a flag without a word about it
 
