@@ -90,6 +90,7 @@ def test_a_run_leaves_what_it_promises(unbroken, data):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), jax.device_get(unbroken.learner.state.params))
 
 
+@pytest.mark.slow
 def test_packed_and_stopped_on_the_way_it_takes_the_same_steps(unbroken, data, tmp_path):
     """Every step holds the conversations that the unbroken, padded run gave it: none is skipped or repeated, and each loss is the same."""
 

@@ -77,7 +77,7 @@ def gpt(folder, **changes):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({}, "gpt-4o-2024-08-06.*needs a key.*OPENAI_API_KEY.*needs a key"),
+        ({}, "^the model gpt-4o-2024-08-06 .*needs a key[^;]*OPENAI_API_KEY[^;]*$"),
         ({"judge": "nobody", "actor": "literal"}, "no judge 'nobody'.*graded, openai, progress, verifier"),
         ({"actor": "oracle", "judge": "progress"}, "unknown actor 'oracle'.*literal, local, openai"),
         ({"actor": "local", "judge": "progress", "local_actor.source": "weights/none"}, "no model weights at weights/none"),

@@ -28,6 +28,7 @@ def ahead(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_round_is_played_with_the_weights_that_the_one_before_began_with(ahead):
     versions = [{one.weights_version for one in read_jsonl(ahead.folder.trajectories(round))} for round in range(3)]
     assert versions == [{"step-0"}, {"step-0"}, {"step-4"}]  # 16 episodes in 2 steps, twice
@@ -51,6 +52,7 @@ def test_what_was_stopped_at_any_moment_ends_with_the_same_weights(ahead, tmp_pa
     assert expected != fingerprint(from_checkpoint(str(ahead.folder.path / "opponents" / "round-0")).params)
 
 
+@pytest.mark.slow
 def test_an_actor_that_fails_for_all_while_learning_loses_nothing_that_was_learned(tmp_path, monkeypatch):
     config = tiny(tmp_path / "run", **AHEAD)
     run, act = Run(config, StopRequest()), LiteralActor.act
