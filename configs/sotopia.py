@@ -2,12 +2,13 @@
 
     python -m epo_jax.train --config=configs/sotopia.py                                   a small strategist on the embedded bargaining games
     python -m epo_jax.train --config=configs/sotopia.py --config.credit.permute=True      the control: nothing to learn from
+    python -m epo_jax.train --config=configs/sotopia.py:self_play                         against itself and its earlier rounds as well
     python -m epo_jax.evaluate --config=configs/sotopia.py:compare                        none, react, vanilla and trained in one table
     python -m epo_jax.train --config=configs/sotopia.py:gpt                               the paper's setting, with models behind OPENAI_BASE_URL
 
 Nothing is downloaded and no key is needed. A model of 0.9 million parameters is made from nothing and first clones the expert, whose
 strategies are worded from "offer price $86" to "do what seems right" (envs/sotopia/phrases.py); after that it learns from the goal scores of
-its own games against scripted partners of several tempers. 200 held-out games are played before the first round and after every round:
+its own games against scripted partners of several tempers. 200 held-out games are played before the first round and after every second one:
 `curve.png` in the run's folder shows their goal score by round with its 95 % interval (the paper's Fig. 3), and `strategist/` holds the best round.
 
 The clone of 1,920 demonstrations starts at a goal of 3.50 [3.11, 3.89] of 10 and 31 % of the games won (goal 5 or more; 200 seats of 179
@@ -29,8 +30,8 @@ from configs.defaults import get_defaults
 
 
 def get_config(preset: str = "mini") -> ConfigDict:
-    """The configuration of a preset: mini, compare or gpt."""
-    presets = {"mini": mini, "compare": compare, "gpt": gpt}
+    """The configuration of a preset: mini, self_play, compare or gpt."""
+    presets = {"mini": mini, "self_play": self_play, "compare": compare, "gpt": gpt}
     if preset not in presets:
         raise ValueError(f"configs/sotopia.py has no preset {preset!r}: known are {', '.join(presets)}")
     config = get_defaults()
@@ -69,6 +70,14 @@ def mini(config: ConfigDict) -> None:
     config.evaluate.tasks = 200
     config.evaluate.every = 2
     config.checkpoint.keep_best = True
+
+
+def self_play(config: ConfigDict) -> None:
+    """The embedded games against everybody: half against scripted partners, a quarter against itself (both seats learn) and one against earlier rounds."""
+    mini(config)
+    config.self_play.opponents.self = 1.0
+    config.self_play.opponents.scripted = 2.0
+    config.self_play.opponents.earlier = 1.0
 
 
 def compare(config: ConfigDict) -> None:
