@@ -23,6 +23,7 @@ from epo_jax.batch import TrajectoryBatch
 from epo_jax.errors import UserError
 from epo_jax.generate import cache as kv, play_weights
 from epo_jax.generate.programs import Settings, programs_for
+from epo_jax.learn.choices import objective_of
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.step import Sums, abstract_state, accumulated_sharding, dtype_of, make_step
 from epo_jax.mesh import shardings_of
@@ -98,21 +99,24 @@ class Planned:
         length = self._config.learn.max_length
         index = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
         lowered = self._step().accumulate.lower(self._state.params, self._frozen(), self._sums(), self._batch(), index, length)
-        return lowered, bytes_a_device(self._state.opt_state)
+        return lowered, bytes_a_device((self._state.opt_state, self._reference()))
 
     def _update(self) -> tuple[jax.stages.Lowered, float]:
-        return self._step().finish.lower(self._state, self._sums(), self._batch()), bytes_a_device(self._frozen())
+        return self._step().finish.lower(self._state, self._sums(), self._batch()), bytes_a_device((self._frozen(), self._reference()))
 
     def _step(self):
         config, learn = self._config, self._config.learn
         return make_step(
             self._model, self._optimizer, self._mesh, compute_dtype=config.model.compute_dtype, remat=config.model.remat, lengths=(learn.max_length,),
-            entropy_weight=learn.entropy_weight, kl_weight=learn.kl_weight, clip=(learn.clip_low, learn.clip_high), lora=self._lora,
-            frozen=self._frozen(),
+            objective=objective_of(learn), lora=self._lora, frozen=self._frozen(),
         )  # fmt: skip
 
     def _frozen(self) -> Any:
         return None if self._lora is None else self._weights(jnp.float32)
+
+    def _reference(self) -> Any:
+        """The frozen weights that the loss compares with (`epo_jax.learn.reference`)."""
+        return None if self._config.learn.kl_reference == "behaviour" else self._weights(dtype_of(self._config.model.compute_dtype))
 
     def _weights(self, dtype: Any) -> Any:
         declared = declare(self._model)
@@ -155,7 +159,7 @@ class Planned:
         lowered = programs.decode.lower(
             layers, rest, caches, None, rows(), rows(), rows(), settings, stops, attended=rollout.max_context, steps=rollout.decode_chunk
         )
-        learner = bytes_a_device((self._state, self._frozen()))
+        learner = bytes_a_device((self._state, self._frozen(), self._reference()))
         shared = self._compute == jnp.float32 and self._lora is None  # playing then reads the learner's own arrays
         return lowered, learner + (0 if shared else bytes_a_device(whole["layers"]))
 
