@@ -45,6 +45,7 @@ class Compiled:
 
     beside: of arrays that are no arguments of it and lie on the chip while it runs. peak: everything together. seconds: of compiling.
     collectives: kind -> [executions, bytes], see `tools.planning.collectives`. refused: what the compiler said, where it found no room.
+    unread: why the collectives are not known: the text of what a newer libtpu compiled may be beyond jaxlib.
     """
 
     arguments: float = 0
@@ -56,6 +57,7 @@ class Compiled:
     seconds: float = 0
     collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     refused: str = ""
+    unread: str = ""
 
 
 def devices_of(topology: Topology, *, simulated: bool) -> Sequence[Any]:
@@ -171,12 +173,16 @@ def compile_program(lower: Callable[[], tuple[jax.stages.Lowered, float]]) -> Co
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", str(error)) or re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        used = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM|Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
         if used is None:
             raise
-        needed = float(used[1]) * _UNITS[used[2]]
+        needed = float(used[1] or used[3]) * _UNITS[used[2] or used[4] or ""]
         return Compiled(beside=beside, peak=needed + beside, seconds=time.monotonic() - start, refused=_first_line(error))
-    memory = program.memory_analysis()
+    memory, sent, unread = program.memory_analysis(), {}, ""
+    try:
+        sent = {kind: [found.count, found.bytes] for kind, found in collectives(program.as_text()).items()}
+    except jax.errors.JaxRuntimeError as error:
+        unread = _first_line(error)
     own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Compiled(
         arguments=memory.argument_size_in_bytes,
@@ -186,7 +192,8 @@ def compile_program(lower: Callable[[], tuple[jax.stages.Lowered, float]]) -> Co
         beside=beside,
         peak=own + memory.generated_code_size_in_bytes + beside,
         seconds=time.monotonic() - start,
-        collectives={kind: [found.count, found.bytes] for kind, found in collectives(program.as_text()).items()},
+        collectives=sent,
+        unread=unread,
     )
 
 
