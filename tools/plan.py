@@ -6,8 +6,9 @@
     python tools/plan.py --table                                          fills docs/scaling.md, cell by cell; goes on where it stopped
 
 It prints the bytes that a chip holds at the worst moment of each program, the arithmetic, what chips send each other, and whether it fits. For
-TPUs the compiler is the TPU's own (pip install libtpu); it needs no TPU. For GPUs, and without libtpu, XLA's CPU compiler stands in with simulated
-devices, and plain attention for the fused kernels: it needs more temporary memory, so this is an estimate, and marked as one.
+TPUs the compiler is the TPU's own; it needs no TPU (pip install "jax[tpu]" brings the libtpu that fits jaxlib). For GPUs, and without libtpu, XLA's
+CPU compiler stands in with simulated devices, and plain attention for the fused kernels: it needs more temporary memory, so this is an estimate, and
+marked as one.
 
 --model names a file of configs/models/, or a Hugging Face config.json; without it the configuration's own weights say. Where the mesh does
 not divide config.learn.rows, rows are rounded up. Programs: pass (forward and backward of `rows` sequences of config.learn.max_length
@@ -22,6 +23,7 @@ import json
 import os
 import pathlib
 import sys
+from importlib.metadata import version
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -43,6 +45,7 @@ from tools.planning.programs import PROGRAMS, Compiled, Planned, compile_program
 from tools.planning.table import fits  # noqa: E402
 
 MODELS = REPOSITORY / "configs" / "models"
+SAME = ("topology", "mesh", "rows", "length", "parameters", "estimate")  # what makes a plan that was compiled earlier the one that is asked for
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration of the run that is planned.")
 MODEL = flags.DEFINE_string("model", "", "llama-3-8b and the like (configs/models), or a config.json; empty: the configuration's weights.")
@@ -74,9 +77,10 @@ def main() -> None:
     plans = read(path) if path else []
     fitting = 0
     for shape in shapes_of(config, model, chips, MESH.value):
-        plan = next((one for one in plans if one["mesh"] == shape and one["estimate"] == simulated), None)
+        described = describe(config, model, chips, shape) | {"estimate": simulated}
+        plan = next((one for one in plans if all(one[name] == described[name] for name in SAME)), None)
         if plan is None:
-            plan = describe(config, model, chips, shape) | {"estimate": simulated, "programs": {}}
+            plan = described | {"programs": {}}
             plans.append(plan)
         mesh = make_mesh(shape, devices_of(chips, simulated=simulated))
         programs = Planned(config, model, mesh, plan["rows"]).programs
@@ -95,7 +99,8 @@ def main() -> None:
 def model_of(config: ConfigDict, name: str) -> LlamaConfig:
     """The model's sizes, from a name, a config.json, or the folder of the configuration's weights."""
     given = pathlib.Path(name or ("epo_jax/model/mini" if config.model.source == "mini" else config.model.source))
-    path = next((path for path in (given, given / "config.json", MODELS / f"{name}.json", REPOSITORY / given / "config.json") if path.is_file()), None)
+    places = (given, given / "config.json", MODELS / f"{name}.json", REPOSITORY / given / "config.json")
+    path = next((path for path in places if path.is_file()), None)
     if path is None:
         names = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
         raise UserError(f"no sizes of a model at {given}: give --model, one of {names}, or a Hugging Face config.json.")
@@ -126,9 +131,8 @@ def shapes_of(config: ConfigDict, model: LlamaConfig, chips: Topology, asked: st
 
 
 def work_of(config: ConfigDict, model: LlamaConfig, rows: int) -> formula.Work:
-    return formula.Work(
-        model, rows, config.learn.max_length, lora.from_config(config.model.lora), config.model.remat, 2 if config.model.compute_dtype == "bfloat16" else 4
-    )
+    adapters, compute_bytes = lora.from_config(config.model.lora), 2 if config.model.compute_dtype == "bfloat16" else 4
+    return formula.Work(model, rows, config.learn.max_length, adapters, config.model.remat, compute_bytes)
 
 
 def describe(config: ConfigDict, model: LlamaConfig, chips: Topology, shape: dict[str, int]) -> dict:
@@ -138,7 +142,7 @@ def describe(config: ConfigDict, model: LlamaConfig, chips: Topology, shape: dic
     return {
         "topology": chips.name, "chips": chips.count, "mesh": shape, "rows": rows, "length": work.length, "parameters": model.num_params,
         "hbm": chips.chip.hbm, "flops_a_pass": formula.learn_flops(work), "guessed_peak": formula.guess(work, shape).bytes,
-        "jax": jax.__version__,
+        "jax": jax.__version__, "libtpu": version("libtpu") if importlib.util.find_spec("libtpu") else "",
     }  # fmt: skip
 
 
@@ -164,12 +168,14 @@ def report(plan: dict, chips: Topology) -> str:
         numbers = (program.arguments, program.outputs, program.aliased, program.temporaries, program.beside)
         figures = " ".join(f"{number / GIB:{width}.2f}" for number, width in zip(numbers, (10, 9, 9, 10, 8), strict=True))
         verdict = "fits" if program.peak <= plan["hbm"] and not program.refused else "DOES NOT FIT"
-        lines.append(f"{name:>12} {figures} {program.peak / GIB:8.2f} {verdict}, compiled in {program.seconds:.0f} s" + (f" ({program.refused})" if program.refused else ""))
+        said = f" ({program.refused})" if program.refused else ""
+        lines.append(f"{name:>12} {figures} {program.peak / GIB:8.2f} {verdict}, compiled in {program.seconds:.0f} s{said}")
     for name, program in programs.items():
         sent = ", ".join(f"{count} {kind} of {size / GIB:.2f} GiB" for kind, (count, size) in program.collectives.items())
-        lines.append(f"{name} sends, a chip{' and step' if name == 'decode' else ''}: {sent or 'nothing'}")
+        lines.append(f"{name} sends, a chip{' and step' if name == 'decode' else ''}: {sent or program.unread or 'nothing'}")
     peak = plan["chips"] * chips.chip.flops
-    lines.append(f"a pass computes {plan['flops_a_pass']:.3g} FLOPs (6 N D and attention): {plan['flops_a_pass'] / peak:.2f} s at the chips' peak, more in fact")
+    flops = plan["flops_a_pass"]
+    lines.append(f"a pass computes {flops:.3g} FLOPs (6 N D and attention): {flops / peak:.2f} s at the chips' peak, more in fact")
     return "\n".join(lines)
 
 

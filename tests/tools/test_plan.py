@@ -94,7 +94,7 @@ def test_a_small_model_on_simulated_devices(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install libtpu")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='libtpu is not installed: pip install "jax[tpu]"')
 def test_a_small_model_on_tpus_that_are_not_there(tmp_path) -> None:
     done = plan(*SMALL, "--topology=v5e-4", "--mesh=fsdp=4", "--programs=pass", f"--json={tmp_path / 'plan.json'}")
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def guess(work: Work, mesh: dict[str, int]) -> Guess:
         6 * model.hidden_size + (4 * model.intermediate_size + 6 * model.num_heads * model.head_dim) / tensor
     )
     head = model.vocab_size / tensor * (8 * model.hidden_size + 12 * min(tokens, HEAD_TOKENS))
-    gathered = 0.0 if fsdp == 1 else (fsdp - 1) / fsdp * (3 * 4 * model.num_params / tensor)
+    gathered = 0.0 if fsdp == 1 else (fsdp - 1) / fsdp * (4 * work.compute_bytes * model.num_params / tensor)  # 8.3 bytes a weight were seen on v5e-16
     summed = 0.0 if tensor == 1 else (tensor - 1) / tensor * 2 * 6 * inputs
     replicated = 0.0 if mesh["data"] == 1 else 2 * (mesh["data"] - 1) / mesh["data"] * 4 * learned
     needed = STATE_BYTES * learned + frozen + inputs + max(one_layer, head)

@@ -23,6 +23,7 @@ from epo_jax.batch import TrajectoryBatch
 from epo_jax.errors import UserError
 from epo_jax.generate import cache as kv, play_weights
 from epo_jax.generate.programs import Settings, programs_for
+from epo_jax.learn.choices import objective_of
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.step import Sums, abstract_state, accumulated_sharding, dtype_of, make_step
 from epo_jax.mesh import shardings_of
@@ -44,6 +45,7 @@ class Compiled:
 
     beside: of arrays that are no arguments of it and lie on the chip while it runs. peak: everything together. seconds: of compiling.
     collectives: kind -> [executions, bytes], see `tools.planning.collectives`. refused: what the compiler said, where it found no room.
+    unread: why the collectives are not known: the text of what a newer libtpu compiled may be beyond jaxlib.
     """
 
     arguments: float = 0
@@ -55,6 +57,7 @@ class Compiled:
     seconds: float = 0
     collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     refused: str = ""
+    unread: str = ""
 
 
 def devices_of(topology: Topology, *, simulated: bool) -> Sequence[Any]:
@@ -98,21 +101,24 @@ class Planned:
         length = self._config.learn.max_length
         index = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
         lowered = self._step().accumulate.lower(self._state.params, self._frozen(), self._sums(), self._batch(), index, length)
-        return lowered, bytes_a_device(self._state.opt_state)
+        return lowered, bytes_a_device((self._state.opt_state, self._reference()))
 
     def _update(self) -> tuple[jax.stages.Lowered, float]:
-        return self._step().finish.lower(self._state, self._sums(), self._batch()), bytes_a_device(self._frozen())
+        return self._step().finish.lower(self._state, self._sums(), self._batch()), bytes_a_device((self._frozen(), self._reference()))
 
     def _step(self):
         config, learn = self._config, self._config.learn
         return make_step(
             self._model, self._optimizer, self._mesh, compute_dtype=config.model.compute_dtype, remat=config.model.remat, lengths=(learn.max_length,),
-            entropy_weight=learn.entropy_weight, kl_weight=learn.kl_weight, clip=(learn.clip_low, learn.clip_high), lora=self._lora,
-            frozen=self._frozen(),
+            objective=objective_of(learn), lora=self._lora, frozen=self._frozen(),
         )  # fmt: skip
 
     def _frozen(self) -> Any:
         return None if self._lora is None else self._weights(jnp.float32)
+
+    def _reference(self) -> Any:
+        """The frozen weights that the loss compares with (`epo_jax.learn.reference`)."""
+        return None if self._config.learn.kl_reference == "behaviour" else self._weights(dtype_of(self._config.model.compute_dtype))
 
     def _weights(self, dtype: Any) -> Any:
         declared = declare(self._model)
@@ -155,7 +161,7 @@ class Planned:
         lowered = programs.decode.lower(
             layers, rest, caches, None, rows(), rows(), rows(), settings, stops, attended=rollout.max_context, steps=rollout.decode_chunk
         )
-        learner = bytes_a_device((self._state, self._frozen()))
+        learner = bytes_a_device((self._state, self._frozen(), self._reference()))
         shared = self._compute == jnp.float32 and self._lora is None  # playing then reads the learner's own arrays
         return lowered, learner + (0 if shared else bytes_a_device(whole["layers"]))
 
@@ -167,12 +173,16 @@ def compile_program(lower: Callable[[], tuple[jax.stages.Lowered, float]]) -> Co
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", str(error)) or re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        used = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM|Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
         if used is None:
             raise
-        needed = float(used[1]) * _UNITS[used[2]]
+        needed = float(used[1] or used[3]) * _UNITS[used[2] or used[4] or ""]
         return Compiled(beside=beside, peak=needed + beside, seconds=time.monotonic() - start, refused=_first_line(error))
-    memory = program.memory_analysis()
+    memory, sent, unread = program.memory_analysis(), {}, ""
+    try:
+        sent = {kind: [found.count, found.bytes] for kind, found in collectives(program.as_text()).items()}
+    except jax.errors.JaxRuntimeError as error:
+        unread = _first_line(error)
     own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Compiled(
         arguments=memory.argument_size_in_bytes,
@@ -182,7 +192,8 @@ def compile_program(lower: Callable[[], tuple[jax.stages.Lowered, float]]) -> Co
         beside=beside,
         peak=own + memory.generated_code_size_in_bytes + beside,
         seconds=time.monotonic() - start,
-        collectives={kind: [found.count, found.bytes] for kind, found in collectives(program.as_text()).items()},
+        collectives=sent,
+        unread=unread,
     )
 
 

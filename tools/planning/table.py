@@ -1,8 +1,9 @@
-"""The table of docs/scaling.md: for each model and each set of chips the mesh that fits best. Every cell is a file that a later start goes on from."""
+"""The table of docs/scaling.md: for each model and each set of chips the mesh that fits best. A later start goes on from its cells' files."""
 
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def fits(plan: dict) -> bool:
 
 def sent(plan: dict) -> float:
     """Bytes that a chip sends in a pass, for each row that the pass learns from: rows differ between meshes."""
-    return sum(size for _, size in plan["programs"]["pass"]["collectives"].values()) / plan["rows"]
+    figures = plan["programs"]["pass"]
+    return math.inf if figures.get("unread") else sum(size for _, size in figures["collectives"].values()) / plan["rows"]
 
 
 def _row(plan: dict | None) -> str:
@@ -88,7 +90,8 @@ def _row(plan: dict | None) -> str:
         return "| not compiled yet | | | | "
     mark = "≈ " if plan["estimate"] else ""
     shape = " × ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1) or "one device"
-    learning, playing = (f"{mark}{peak(plan, *names) / GIB:.1f}" if set(names) <= set(plan["programs"]) else "—" for names in (("pass", "update"), ("decode",)))
+    parts = (("pass", "update"), ("decode",))
+    learning, playing = (f"{mark}{peak(plan, *names) / GIB:.1f}" if set(names) & set(plan["programs"]) else "—" for names in parts)
     whole = set(NEEDED) <= set(plan["programs"])
     verdict = "**no**" if not fits(plan) else "yes" if whole else "as far as compiled"
     moved = f"{sent(plan) / GIB:.1f}" if "pass" in plan["programs"] and plan["programs"]["pass"]["collectives"] else "—"
