@@ -10,7 +10,7 @@ Theirs: scaled_dot_product_attention, autocast for bfloat16, fused AdamW, with a
 a process of its own with all cores, and they take their steps in turns, so that what else the machine does falls on all of them; ratios are medians
 of the ratios within a turn. Nothing is shown unless both sides' losses agree in every step, to 1e-4 relative in float32 and 2e-2 in bfloat16.
 
-"processor" is the time of all threads together: it says how much work a step is where other programs want the cores too. Memory is the process's largest resident set while steps are taken after the first, less what it held when the libraries were loaded and
+"cpu" is the time of all threads together: it says how much work a step is where other programs want the cores too. Memory is the process's largest resident set while steps are taken after the first, less what it held when the libraries were loaded and
 the weights were not ("peak"), or when the weights were ("over weights"). A first step compiles; its time is told apart.
 """
 
@@ -32,10 +32,10 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
-from rich.table import Table  # noqa: E402
 
 from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
+from tools import measurement  # noqa: E402
 
 OURS = ("ours, remat none", "ours, remat dots", "ours, remat full")
 THEIRS = ("torch", "torch, checkpointing")
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps({"machine": machine(), "results": results}))
+        print(json.dumps({"machine": measurement.machine(), "results": results}))
     else:
         show(results)
     return 0
@@ -304,27 +304,20 @@ def theirs(asked: dict[str, Any]) -> Callable[[], Callable[[], Callable[[], floa
 # --- telling ------------------------------------------------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    import importlib.metadata
-    import platform
-
-    versions = {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "torch", "transformers")}
-    return {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": platform.python_version(), **versions}
-
-
 def show(results: list[dict[str, Any]]) -> None:
-    from epo_jax.report.console import console
+    """Two tables for each model and dtype, then the machine. "ckpt." is torch with checkpointing; "cpu" the time of all threads together."""
+    for model, dtype in dict.fromkeys((row["model"], row["dtype"]) for row in results):
+        mine = [row for row in results if (row["model"], row["dtype"]) == (model, dtype)]
+        speed = ("tokens_per_second", "step_seconds", "processor_seconds", "first_step_seconds")
+        columns = ("", "tokens/s", "step, s", "cpu, s", "first, s", "÷ torch", "÷ ckpt.")
+        measurement.show(f"{model}, {dtype}: speed", columns, [_cells(row, speed, "speed") for row in mine])
+        columns = ("", "peak, MB", "over weights, MB", "÷ torch", "÷ ckpt.")
+        measurement.show(f"{model}, {dtype}: memory", columns, [_cells(row, ("peak_mb", "over_weights_mb"), "memory") for row in mine])
+    measurement.show_machine(measurement.machine())
 
-    columns = ("model", "dtype", "side", "tokens/s", "step, s", "processor, s", "first, s", "peak, MB", "over weights, MB")
-    table = Table(*columns, "speed ÷ torch", "÷ checkpointing", "memory ÷ torch", "÷ checkpointing")
-    for row in results:
-        ratios = [row.get(f"{what} ÷ {side}") for what in ("speed", "memory") for side in THEIRS]
-        table.add_row(
-            row["model"], row["dtype"], row["side"], f"{row['tokens_per_second']:.0f}", f"{row['step_seconds']:.2f}", f"{row['processor_seconds']:.2f}", f"{row['first_step_seconds']:.1f}",
-            f"{row['peak_mb']:.0f}", f"{row['over_weights_mb']:.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-        )  # fmt: skip
-    console.print(table, width=max(console.width, 190))
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+
+def _cells(row: dict[str, Any], figures: tuple[str, ...], what: str) -> list[str]:
+    return [row["side"], *(f"{row[figure]:.4g}" for figure in figures), *(measurement.told(row.get(f"{what} ÷ {side}")) for side in THEIRS)]
 
 
 if __name__ == "__main__":

@@ -47,16 +47,18 @@ from tools.planning.table import fits  # noqa: E402
 MODELS = REPOSITORY / "configs" / "models"
 SAME = ("topology", "mesh", "rows", "length", "parameters", "estimate")  # what makes a plan that was compiled earlier the one that is asked for
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration of the run that is planned.")
-MODEL = flags.DEFINE_string("model", "", "llama-3-8b and the like (configs/models), or a config.json; empty: the configuration's weights.")
-TOPOLOGY = flags.DEFINE_string("topology", "", "The chips: v5p:2x2x1, v5e-16, h100:8.")
-MESH = flags.DEFINE_string("mesh", "config", "config, auto (the best of a few), or as in fsdp=8,tensor=2.")
-COMPARE = flags.DEFINE_integer("compare", 1, "With --mesh=auto: how many meshes that fit to compile, the most promising first.")
-PROGRAM_NAMES = flags.DEFINE_list("programs", list(PROGRAMS), "Which programs to compile.")
-JSON = flags.DEFINE_string("json", "", "A file for the figures. What it holds already is not compiled again.")
-ESTIMATE = flags.DEFINE_bool("estimate", False, "Use the CPU compiler for TPUs too.")
-TABLE = flags.DEFINE_bool("table", False, "Fill the table of docs/scaling.md.")
-ONLY = flags.DEFINE_list("only", [], "With --table: only these cells, each MODEL/TOPOLOGY.")
+# Imported (by tests), it leaves other commands' flags alone.
+FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration of the run that is planned.", flag_values=FLAGS)
+MODEL = flags.DEFINE_string("model", "", "llama-3-8b and the like (configs/models), or a config.json; empty: the configuration's weights.", flag_values=FLAGS)
+TOPOLOGY = flags.DEFINE_string("topology", "", "The chips: v5p:2x2x1, v5e-16, h100:8.", flag_values=FLAGS)
+MESH = flags.DEFINE_string("mesh", "config", "config, auto (the best of a few), or as in fsdp=8,tensor=2.", flag_values=FLAGS)
+COMPARE = flags.DEFINE_integer("compare", 1, "With --mesh=auto: how many meshes that fit to compile, the most promising first.", flag_values=FLAGS)
+PROGRAM_NAMES = flags.DEFINE_list("programs", list(PROGRAMS), "Which programs to compile.", flag_values=FLAGS)
+JSON = flags.DEFINE_string("json", "", "A file for the figures. What it holds already is not compiled again.", flag_values=FLAGS)
+ESTIMATE = flags.DEFINE_bool("estimate", False, "Use the CPU compiler for TPUs too.", flag_values=FLAGS)
+TABLE = flags.DEFINE_bool("table", False, "Fill the table of docs/scaling.md.", flag_values=FLAGS)
+ONLY = flags.DEFINE_list("only", [], "With --table: only these cells, each MODEL/TOPOLOGY.", flag_values=FLAGS)
 
 
 def main() -> None:
