@@ -194,7 +194,7 @@ class DryRun:
             return
         shape = " × ".join(f"{axis} {size}" for axis, size in self._mesh.shape.items())
         told("mesh", f"{jax.device_count()} × {jax.devices()[0].device_kind} ({shape})")
-        for name in ("learn",) if self._recorded else ("learn", "warm_start"):
+        for name in ("learn",) if self._recorded or not config.warm_start.episodes else ("learn", "warm_start"):
             self._try(lambda name=name: check_rows(f"{name}.rows", config[name].rows, self._mesh))
         if not self._recorded:
             self._try(lambda: self._check_learning(config, self._mesh))

@@ -445,7 +445,7 @@ class Run:
 
 def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
     """What would otherwise only fail after the first round was played."""
-    for name in ("learn", "warm_start"):
+    for name in ("learn", "warm_start") if config.warm_start.episodes else ("learn",):
         check_rows(f"{name}.rows", config[name].rows, mesh)
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")

@@ -153,6 +153,7 @@ def test_the_forecast_of_the_paper_is_what_the_dry_run_counts(tmp_path, monkeypa
     monkeypatch.setattr(dry_run.memory_plan, "available", lambda: None)
     DryRun(config, _check_learning).everything()
     out = capsys.readouterr().out
+    assert "no problem was found" in out, out
     actor, judge = (re.search(rf"\| {role} \|(.*)\|", text)[1].split("|") for role in ("actor", "judge"))
     for line, row in ((r"actor gpt-4o-2024-08-06", actor), (r"judge gpt-4o-2024-08-06", judge)):
         told = re.search(rf"{line}: (.*) requests, (.*) M tokens in prompts, (.*) M in answers", out).groups()

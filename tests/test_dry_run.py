@@ -120,7 +120,7 @@ def test_recorded_conversations(tmp_path, capsys):
 def test_the_command(tmp_path):
     """One process: the flag, the exit code, and that nothing is written."""
     environment = {key: value for key, value in os.environ.items() if key != "OPENAI_API_KEY"} | {"XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "epo_jax.train", f"--config={REPOSITORY}/configs/alfshop.py", "--dry_run", "--config.rounds=1", "--config.judge=openai"]
+    command = [sys.executable, "-m", "epo_jax.train", f"--config={REPOSITORY}/configs/alfshop.py", "--dry_run", "--config.rounds=1", "--config.judge=openai", f"--config.workdir={tmp_path}/run"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment | {"OPENAI_BASE_URL": ""}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2, done.stderr
     assert "1 problem was found" in done.stdout and "OPENAI_API_KEY" in done.stdout
