@@ -311,8 +311,8 @@ class Run:
         title, path = f"round {round + 1} play", self.folder.trajectories(round)
 
         def play(should_stop: Callable[[], bool]) -> None:
-            stop = lambda: should_stop() or self.stop.requested  # noqa: E731
-            _, self.ahead = self._play_and_keep(title, self._episodes(round), sampling, path, stop, ahead=True)
+            episodes = self._episodes(round)
+            _, self.ahead = self._play_and_keep(title, episodes, sampling, path, lambda: should_stop() or self.stop.requested, ahead=True)
 
         with meanwhile(play):
             yield
