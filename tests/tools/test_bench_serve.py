@@ -15,7 +15,7 @@ def test_its_figures(capsys: pytest.CaptureFixture) -> None:
     result = json.loads(capsys.readouterr().out)
     for row, clients, requests in ((result["alone"], 1, 2), (result["together"], 4, 8)):
         assert (row["clients"], row["requests"]) == (clients, requests)
-        assert 1 <= row["tokens_per_second"] / row["requests_per_second"] <= 3
+        assert 1 <= row["tokens_per_second"] / row["requests_per_second"] <= 3 + 1e-9  # both are quotients by the same seconds
         assert 0 < row["median_seconds"] <= row["p95_seconds"]
     assert result["ratio"] == result["together"]["requests_per_second"] / result["alone"]["requests_per_second"]
 
