@@ -25,7 +25,7 @@ from epo_jax.model.config import LlamaConfig
 STOP_PLACES = 8  # stop tokens are padded to a multiple of this, so that another set of them compiles nothing
 
 _prepare = jax.jit(play_weights.prepare, static_argnums=1)
-_for_decoding = jax.jit(play_weights.for_decoding, static_argnames="turn_head")
+_for_decoding = jax.jit(play_weights.for_decoding, static_argnums=1, static_argnames="one_device")
 
 
 class Device:
@@ -73,7 +73,7 @@ class Device:
         self.settle()
         params = jax.device_put(params, self._home if self._mesh is None else param_shardings(self._config, self._mesh))
         self._params = params if self._weights == "compute" else _prepare(params, self._weights)
-        self._layers, self._rest = _for_decoding(self._params, turn_head=self._mesh is None)
+        self._layers, self._rest = _for_decoding(self._params, self._weights, one_device=self._mesh is None)
         self.weights_version = version
         self.generation += 1
 

@@ -2,7 +2,8 @@
 
     compute    as they come, in the dtype that the model computes in
     bfloat16   cast, and playing computes in bfloat16
-    int8       the layers' matrices in 8 bits with one scale for each output, by qwix; embedding, output head and norms as they come
+    int8       the matrices of the layers, and on one device the output head, in 8 bits with one scale for each output, by qwix, and what they are
+               multiplied with in 8 bits with one scale for each token; embedding and norms as they come
 
 Decoding is bound by the reading of weights, so fewer bytes are faster where the device multiplies them as they are. The
 sampler then is another policy than the learner scores with: `logprob_gap` tells by how much.
@@ -46,12 +47,14 @@ def prepare(params: Params, weights: str) -> Params:
     return {**params, "layers": layers}
 
 
-def for_decoding(params: Params, *, turn_head: bool) -> tuple[list[Params], Params]:
-    """As `llama.unstack`; where the output head is the embedding table [V,D], `turn_head` adds it as [D,V], which a product with
-    few rows reads faster on CPU (a tenth at one row, a quarter at eight, for V = 49 152)."""
+def for_decoding(params: Params, weights: str, *, one_device: bool) -> tuple[list[Params], Params]:
+    """As `llama.unstack`, of what `prepare` gave. On one device the output head is made as a product with few rows reads it fastest: an embedding
+    table [V,D] that serves as head is turned to [D,V] (on CPU a tenth faster at one row, a quarter at eight, for V = 49 152), and
+    int8 rounds it too."""
     layers, rest = llama.unstack(params)
-    if turn_head and "head" not in rest:
-        rest["head"] = rest["embed"].T
+    if one_device:
+        head = rest["head"] if "head" in rest else rest["embed"].T
+        rest["head"] = _int8(head, (0,)) if weights == "int8" else head
     return layers, rest
 
 

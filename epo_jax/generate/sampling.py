@@ -122,7 +122,11 @@ def sample(
     Sampling is the Gumbel-max rule: argmax(filtered logits + noise) is distributed as their softmax.
     """
     logits = logits.astype(jnp.float32)
-    noisy = filter_logits(logits, temperature, top_k, top_p) + gumbel(keys, positions, logits.shape[-1])
-    tokens = jnp.argmax(jnp.where(temperature[:, None] > 0, noisy, logits), axis=-1).astype(jnp.int32)
+
+    def drawn() -> jax.Array:
+        noisy = filter_logits(logits, temperature, top_k, top_p) + gumbel(keys, positions, logits.shape[-1])
+        return jnp.argmax(jnp.where(temperature[:, None] > 0, noisy, logits), axis=-1)
+
+    tokens = jax.lax.cond(jnp.any(temperature > 0), drawn, lambda: jnp.argmax(logits, axis=-1)).astype(jnp.int32)
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
     return tokens, chosen - jax.nn.logsumexp(logits, axis=-1)

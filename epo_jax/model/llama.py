@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import qwix
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -19,7 +20,7 @@ from epo_jax.mesh import constrain, gather
 from epo_jax.model import rope, stack
 from epo_jax.model.attention import attend
 from epo_jax.model.config import LlamaConfig
-from epo_jax.model.dense import linear, project
+from epo_jax.model.dense import linear, of_integers, project, two_rows
 from epo_jax.model.weights import Params, declare, init_params
 
 __all__ = ["Llama", "decode_step", "hidden_states", "init_params", "logits", "model_from", "params_of", "prefill", "unstack"]
@@ -94,8 +95,14 @@ def logits(params: Params, config: LlamaConfig, hidden: jax.Array, *, mesh: Mesh
     if "head" not in params:  # tied to the embedding
         table = gather(params["embed"].astype(hidden.dtype), mesh, ("table_rows", "table_model"), ("vocab", "activation"))
         return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+    if isinstance(params["head"], qwix.QArray):
+        return of_integers(hidden, params["head"])
     head = gather(params["head"].astype(hidden.dtype), mesh, ("model", "vocab"), ("activation", "vocab"))
-    return jnp.einsum("...d,dv->...v", hidden, head, preferred_element_type=jnp.float32)
+
+    def product(rows: jax.Array) -> jax.Array:
+        return jnp.einsum("...d,dv->...v", rows, head, preferred_element_type=jnp.float32)
+
+    return product(hidden) if hidden.dtype == jnp.float32 else two_rows(product, hidden)
 
 
 def prefill(

@@ -13,6 +13,7 @@ import qwix
 from epo_jax.errors import UserError
 from epo_jax.generate import play_weights
 from epo_jax.generate.engine import Sampling
+from epo_jax.model.dense import of_integers
 from tests.generate.test_engine import converse_all, make_engine, make_params, rescore, small_buckets  # noqa: F401
 
 
@@ -43,8 +44,23 @@ def test_int8_samples_from_the_rounded_weights() -> None:
         np.testing.assert_allclose(qwix.dequantize(found[name]), by_hand(array, axes), atol=float(jnp.abs(array).max()) / 100)
         assert np.prod(found[name].scale.shape) * np.prod([found[name].shape[axis] for axis in axes]) == found[name].qvalue.size
     truth = {**params, "layers": {name: qwix.dequantize(one) if name in contracted else one for name, one in found.items()}}
-    assert gaps("int8", truth).max() < 1e-4
+    _, rest = play_weights.for_decoding(params, "int8", one_device=True)
+    np.testing.assert_allclose(qwix.dequantize(rest["head"]), by_hand(params["head"], (0,)), atol=float(jnp.abs(params["head"]).max()) / 100)
+    truth["head"] = qwix.dequantize(rest["head"])
+    assert gaps("int8", truth).max() < 1e-3
     assert 1e-4 < gaps("int8", params).mean() < 0.05  # what the learner measures as logprob_gap
+
+
+def test_integers_multiply_as_the_rounded_weights_do() -> None:
+    """A row with one entry a thousand times as large as the others, as a transformer's activations have, keeps the others; and a row of zeros."""
+    x = np.random.default_rng(0).standard_normal((3, 1, 64)).astype(np.float32)
+    x[1, 0, 5], x[2] = 1000.0, 0.0
+    weight = qwix.quantize(jax.random.normal(jax.random.key(1), (64, 48)), jnp.int8, channelwise_axes=[1])
+    found = np.asarray(of_integers(jnp.asarray(x), weight))
+    wanted = x.astype(np.float64) @ np.asarray(qwix.dequantize(weight), np.float64)
+    step = np.abs(x).max(axis=-1, keepdims=True) / (127 * 256)  # of the digits; each of the 64 entries is off by half of one at most
+    assert (np.abs(found - wanted) <= step / 2 * np.abs(qwix.dequantize(weight)).sum(axis=0) + 1e-5 * np.abs(wanted)).all()
+    assert (found[2] == 0).all()
 
 
 def test_bfloat16_computes_in_bfloat16() -> None:
