@@ -109,6 +109,6 @@ def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: i
     kept, scored = (layer, 2 * model.num_layers) if config.model.remat == "none" else (width, 1)
     scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if mesh.devices.flat[0].platform == "cpu" else 0
     tokens = rows * length
-    chunk = min(length, chunk_for(learn.rows, mesh)) * rows
+    chunk = min(length, chunk_for(learn.rows, model.vocab_size, mesh)) * rows
     logits = 3 * FLOAT32 * chunk * model.vocab_size // tensor
     return itemsize * tokens * (model.num_layers * kept + 2 * layer) + scores + logits

@@ -119,7 +119,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else 160)  # a file has no width to keep to
 
 
 def show_machine(found: dict[str, Any]) -> None:

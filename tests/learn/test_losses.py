@@ -240,9 +240,10 @@ def test_clipping_leaves_the_first_step_of_a_round_as_it_is() -> None:
     np.testing.assert_allclose(clipped, plain, rtol=1e-6)
 
 
-def test_chunks_keep_a_device_busy_on_about_512_tokens() -> None:
-    assert [losses.chunk_for(rows, None) for rows in (1, 4, 8, 1000)] == [512, 128, 64, 16]
-    assert losses.chunk_for(8, make_mesh({"data": 2, "fsdp": 2}, jax.devices()[:4])) == 256
+def test_chunks_keep_a_device_busy_within_some_megabytes_of_logits() -> None:
+    assert [losses.chunk_for(rows, 4096, None) for rows in (1, 4, 8, 1000)] == [512, 128, 64, 16]
+    assert [losses.chunk_for(4, vocabulary, None) for vocabulary in (4096, 20_000, 49_152, 128_256)] == [128, 78, 32, 32]
+    assert losses.chunk_for(8, 4096, make_mesh({"data": 2, "fsdp": 2}, jax.devices()[:4])) == 256
 
 
 def test_metrics_by_hand() -> None:
