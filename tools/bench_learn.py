@@ -8,8 +8,9 @@ A step is forward, backward, clipping by the global norm and AdamW, on float32 m
 weights and the same batch: multi-turn episodes of the experts in households and in the shop (or those of a file), cut to whole turns.
 Theirs: scaled_dot_product_attention, autocast for bfloat16, fused AdamW, with and without checkpointing of activations. Every side lives in
 a process of its own with all cores, and they take their steps in turns, so that what else the machine does falls on all of them; ratios are medians
-of the ratios within a turn. Nothing is shown of a model and dtype unless all sides' losses agree in every step, to 1e-4 nats a token in float32
-and 2e-2 in bfloat16 (a loss is a sum of log-probabilities with weights of both signs: its own size says nothing of how far it may be off).
+of the ratios within a turn. Nothing is shown of a model and dtype unless all sides' losses agree, to 1e-4 nats a token in every step in float32, and
+to 2e-2 in the first in bfloat16 (AdamW's first update is a gradient's signs, so roundings tell in the second; and a loss is a sum of log-probabilities
+with weights of both signs: its own size says nothing of how far it may be off).
 
 "cpu" is the time of all threads together: it says how much work a step is where other programs want the cores too. Memory is the process's largest resident set while steps are taken after the first, less what it held when the libraries were loaded and
 the weights were not ("peak"), or when the weights were ("over weights"). A first step compiles; its time is told apart.
@@ -108,7 +109,7 @@ def measure(model: str, dtype: str, options: argparse.Namespace) -> list[dict[st
         memory = {side: workers[side]("memory") for side in sides}
     for number, (mine, *others) in enumerate(zip(*taken.values(), strict=True), start=1):
         for side, other in zip(sides[1:], others, strict=True):
-            if not abs(mine["loss"] - other["loss"]) <= TOLERANCE[dtype] * weight:
+            if (number == 1 or dtype == "float32") and not abs(mine["loss"] - other["loss"]) <= TOLERANCE[dtype] * weight:
                 raise UserError(f"{model}, {dtype}: in step {number} the loss is {mine['loss']:.7f} for {sides[0]} and {other['loss']:.7f} for {side}.")
     rows = []
     for side in sides:
