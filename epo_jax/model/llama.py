@@ -21,6 +21,7 @@ from epo_jax.model import rope, stack
 from epo_jax.model.attention import attend
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.dense import linear, of_integers, project, two_rows
+from epo_jax.model.stretches import stretches
 from epo_jax.model.weights import Params, declare, init_params
 
 __all__ = ["Llama", "decode_step", "hidden_states", "init_params", "logits", "model_from", "params_of", "prefill", "unstack"]
@@ -71,8 +72,10 @@ def hidden_states(
     """The last layer's output after the final norm: tokens, positions, segment_ids int32 [B,T] -> [B,T,D] in compute_dtype.
 
     Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass, as `stack.run`
-    says; params["layers"] may be `stack.Summed`.
+    says; params["layers"] may be `stack.Summed`. On a mesh whose axis `sequence` is above 1 the result is [B,T',D], in the order of
+    `stretches.spread`.
     """
+    tokens, positions, segment_ids = (stretches(mesh, tokens.shape[1]).spread(x) for x in (tokens, positions, segment_ids))
     x = constrain(_embed(params, tokens, compute_dtype), mesh, "batch", "length", "activation")
     cos, sin = rope.angles(config, positions)
 
