@@ -64,11 +64,11 @@ def choose(q: jax.Array, k: jax.Array, *, aligned: bool, mesh: Mesh | None = Non
 
     The device is the mesh's; without a mesh, the one given, or the default.
     """
+    device = mesh.devices.flat[0] if mesh is not None else device or jax.devices()[0]
+    if device.platform == "tpu" and attention_tpu.can(q, k, aligned=aligned, mesh=mesh):
+        return "splash"
     if aligned and ways_of(mesh) > 1:
         return "ring"
-    device = mesh.devices.flat[0] if mesh is not None else device or jax.devices()[0]
-    if device.platform == "tpu" and attention_tpu.can(q, k, aligned=aligned):
-        return "splash"
     if device.platform in ("gpu", "cuda") and attention_gpu.can(q, k, device):
         return "cudnn"
     return "xla"

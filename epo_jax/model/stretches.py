@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+TPU_TILE = 128  # the least that a TPU's kernel works on
 TILE = 512  # queries, and keys, that attention works on at once; a longer chunk is cut into equal tiles
 
 
@@ -54,6 +55,11 @@ class Stretches:
         return x if self.ways == 1 else x.reshape(len(x), 2 * self.ways * self.chunk, *x.shape[3:])
 
     @property
+    def places(self) -> np.ndarray:
+        """int32 [T']: where the token at each place of `spread` stands in the padded row."""
+        return (self._order[:, None] * self.chunk + np.arange(self.chunk)).ravel().astype(np.int32)
+
+    @property
     def _order(self) -> np.ndarray:
         """The chunk at each place."""
         early = np.arange(self.ways)
@@ -66,11 +72,13 @@ def ways_of(mesh: Mesh | None) -> int:
 
 
 def stretches(mesh: Mesh | None, length: int) -> Stretches:
-    """For rows of `length` tokens. A chunk is a whole number of equal tiles."""
+    """For rows of `length` tokens. A chunk is a whole number of equal tiles; on a TPU, of the tiles of its kernel."""
     ways = ways_of(mesh)
     if ways == 1:
         return Stretches(1, length, length)
     shortest = -(-length // (2 * ways))
+    if mesh.devices.flat[0].platform == "tpu":
+        return Stretches(ways, length, -(-shortest // TPU_TILE) * TPU_TILE)
     return Stretches(ways, length, tiles_in(shortest) * -(-shortest // tiles_in(shortest)))
 
 
