@@ -36,7 +36,7 @@ def programs(mesh):
     yield "merge", plain_params(CONFIG, ADAPTERS, jnp.bfloat16, mesh).lower(adapters, whole)
     yield "bfloat16", device._prepare.lower(whole, "bfloat16")
     yield "int8", device._prepare.lower(narrow, "int8")
-    yield "layers", device._for_decoding.lower(narrow, turn_head=False)
+    yield "layers", device._for_decoding.lower(narrow, "compute", one_device=False)
 
 
 @pytest.mark.parametrize("shape", [{"fsdp": 2, "sequence": 2, "tensor": 2}, {"sequence": 8}], ids=["2x2x2", "8"])
