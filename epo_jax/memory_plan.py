@@ -4,7 +4,7 @@ What is exact: parameters, gradients, the optimizer's moments and the playing co
 key/value cache is what it can grow to: every slot with a whole context. Activations are an estimate: what the backward pass keeps of every layer
 (`model.remat`), one layer's intermediate values twice (computed again, and their gradients), the logits of one chunk of the head three times
 (logits, probabilities, gradient), and on a CPU, whose attention is not computed in blocks, its [T,T] scores, or, where the mesh splits rows, keys and
-values of another device with their gradients, and a tile of scores (`epo_jax.model.attention_sequence`). Against what XLA allocates for a step on a
+values of whole rows with their gradients, and a tile of scores (`epo_jax.model.attention_sequence`). Against what XLA allocates for a step on a
 CPU it was 0.8 to 1.05 of it with remat full and none; "dots" kept no more than "full" there, and is counted as it. XLA's own code and fragmentation are
 not in it; leave a fifth free.
 
@@ -110,9 +110,9 @@ def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: i
     layer = products + 3 * width + (heads + 2 * ff) // tensor  # and norms, the residual stream, attention's output, the gated values
     kept, scored = (layer, 2 * model.num_layers) if config.model.remat == "none" else (width, 1)
     if sequence > 1:
+        gathered = rows * length * (2 * itemsize + 2 * FLOAT32) * kv // tensor
         length = 2 * stretches(mesh, length).chunk  # of the stretch that a device has
-        exchanged = rows * length * (2 * itemsize + 2 * FLOAT32) * kv // tensor
-        scores = exchanged + 3 * FLOAT32 * rows * (model.num_heads // tensor) * min(length // 2, TILE) ** 2
+        scores = gathered + 3 * FLOAT32 * rows * (model.num_heads // tensor) * min(length // 2, TILE) ** 2
     else:
         scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if mesh.devices.flat[0].platform == "cpu" else 0
     tokens = rows * length

@@ -41,26 +41,24 @@ def attend(
     q [B,T,N,H]; k, v [B,S,K,H]; positions and segment ids int32 [B,T] and [B,S] -> [B,T,N,H] in q's dtype.
     `aligned`: queries and keys are the same tokens in the same order (training), so that no key of a higher index is seen. On a mesh whose
     axis `sequence` is above 1 these are in the order of the stretches (`epo_jax.model.stretches`).
-    `implementation`: "xla", "cudnn", "splash", or (over such a mesh) "ring" or "gather"; None lets `choose` decide. Rows of padding queries
-    hold finite numbers without meaning.
+    `implementation`: "xla", "cudnn", "splash", or (over such a mesh) "stretches"; None lets `choose` decide. Rows of padding queries hold finite
+    numbers without meaning.
     """
     how = implementation or choose(q, k, aligned=aligned, mesh=mesh)
-    if how in attention_sequence.EXCHANGES:
-        return attention_sequence.attend(
-            q, k, v, positions=q_positions, segment_ids=q_segment_ids, sliding_window=sliding_window, mesh=mesh, exchange=how
-        )
+    if how == "stretches":
+        return attention_sequence.attend(q, k, v, positions=q_positions, segment_ids=q_segment_ids, sliding_window=sliding_window, mesh=mesh)
     if how == "splash":
         return attention_tpu.splash(q, k, v, q_segment_ids, sliding_window=sliding_window, mesh=mesh)
     if how == "cudnn":
         mask = visible(q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window)
         return attention_gpu.cudnn(q, k, v, mask, aligned=aligned)
     if how != "xla":
-        raise ValueError(f"attention is 'xla', 'cudnn', 'splash', 'ring' or 'gather', not {how!r}")
+        raise ValueError(f"attention is 'xla', 'cudnn', 'splash' or 'stretches', not {how!r}")
     return _xla(q, k, v, q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window, aligned)
 
 
 def choose(q: jax.Array, k: jax.Array, *, aligned: bool, mesh: Mesh | None = None, device: jax.Device | None = None) -> str:
-    """The fastest implementation that the device and the shapes allow: "splash", "cudnn" or "xla"; "ring" where tokens are split.
+    """The fastest implementation that the device and the shapes allow: "splash", "cudnn" or "xla"; where tokens are split, "splash" or "stretches".
 
     The device is the mesh's; without a mesh, the one given, or the default.
     """
@@ -68,7 +66,7 @@ def choose(q: jax.Array, k: jax.Array, *, aligned: bool, mesh: Mesh | None = Non
     if device.platform == "tpu" and attention_tpu.can(q, k, aligned=aligned, mesh=mesh):
         return "splash"
     if aligned and ways_of(mesh) > 1:
-        return "ring"
+        return "stretches"
     if device.platform in ("gpu", "cuda") and attention_gpu.can(q, k, device):
         return "cudnn"
     return "xla"

@@ -1,15 +1,11 @@
 """Attention of rows whose tokens are split over the mesh's axis `sequence`, as stretches (`epo_jax.model.stretches`).
 
-Every device has the queries, keys and values of its own stretch, an early and a late chunk of the row. What its queries see of the others'
-comes in one of two ways:
-
-    ring     keys and values go from device to device; each is used where it is and sent on (Liu et al. 2023, arXiv:2310.01889)
-    gather   each device gathers the keys and values of whole rows first (Grattafiori et al. 2024, section 3.3.2)
-
-Either way a device computes the same products: with those of device j, its late queries against the early chunk; and either its early queries
-against the early chunk (j < own) or its late queries against the late chunk (j > own). What causality excludes is not computed, every device has
-as much to do, and nothing but a tile of scores is ever held: softmax goes on from tile to tile (Milakov and Gimelshein 2018, arXiv:1805.02867), in
-float32, and the backward pass computes the scores again from the normalisers (Dao et al. 2022, arXiv:2205.14135).
+Every device has the queries, keys and values of its own stretch, an early and a late chunk of the row, and gathers the keys and values of whole
+rows (as Llama 3 was trained, Grattafiori et al. 2024, section 3.3.2). Of another device j it computes two products of chunks: its late queries against
+the early keys of j; and either its early queries against them too (j < own), or its late queries against the late keys of j (j > own). So what causality
+excludes is not computed, every device has as much to do, and nothing but a tile of scores is ever held: softmax goes on from tile to tile (Milakov
+and Gimelshein 2018, arXiv:1805.02867), in float32, and the backward pass computes the scores again from the normalisers (Dao et al. 2022,
+arXiv:2205.14135). docs/scaling.md says how this compares with a ring.
 
 Shapes: B rows, T' tokens of a padded row in the order of the stretches, and on one device b rows, c tokens in a chunk, N query heads,
 K key/value heads, G = N / K, H head dim, S devices.
@@ -29,7 +25,6 @@ from epo_jax.mesh import spec
 from epo_jax.model.stretches import tiles_in
 
 AXIS = "sequence"
-EXCHANGES = ("ring", "gather")
 MASKED = -1e30  # a score that counts for nothing
 
 
@@ -70,34 +65,31 @@ def attend(
     segment_ids: jax.Array,
     sliding_window: int | None,
     mesh: Mesh,
-    exchange: str,
 ) -> jax.Array:
     """q [B,T',N,H], k and v [B,T',K,H], positions and segment ids int32 [B,T'], all in the order of the stretches -> [B,T',N,H] in q's dtype.
 
     The rule is that of `epo_jax.model.attention`, for rows in which no token sees one of a later place. A query that sees nothing gives zeros.
     """
-    if exchange not in EXCHANGES:
-        raise ValueError(f"keys and values come by {' or '.join(EXCHANGES)}, not by {exchange!r}")
-    return _attend(q, k, v, positions, segment_ids, sliding_window, mesh, exchange)
+    return _attend(q, k, v, positions, segment_ids, sliding_window, mesh)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attend(q, k, v, positions, segments, window, mesh, exchange):
-    return _forward(q, k, v, positions, segments, window, mesh, exchange)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, k, v, positions, segments, window, mesh):
+    return _forward(q, k, v, positions, segments, window, mesh)[0]
 
 
-def _forward(q, k, v, positions, segments, window, mesh, exchange):
+def _forward(q, k, v, positions, segments, window, mesh):
     queries, keys, ids, scalars = _specs()
-    local = functools.partial(_forward_on_a_device, window=window, ways=mesh.shape[AXIS], exchange=exchange)
+    local = functools.partial(_forward_on_a_device, window=window, ways=mesh.shape[AXIS])
     # check_vma: every output differs over every axis, and nothing is differentiated through.
     run = jax.shard_map(local, mesh=mesh, in_specs=(queries, keys, keys, ids, ids), out_specs=(queries, scalars), check_vma=False)
     out, normaliser = run(q, k, v, positions, segments)
     return out, (q, k, v, positions, segments, out, normaliser)
 
 
-def _backward(window, mesh, exchange, saved, out_grad):
+def _backward(window, mesh, saved, out_grad):
     queries, keys, ids, scalars = _specs()
-    local = functools.partial(_backward_on_a_device, window=window, ways=mesh.shape[AXIS], exchange=exchange)
+    local = functools.partial(_backward_on_a_device, window=window, ways=mesh.shape[AXIS])
     run = jax.shard_map(
         local, mesh=mesh, in_specs=(queries, keys, keys, ids, ids, queries, scalars, queries), out_specs=(queries, keys, keys), check_vma=False
     )
@@ -116,104 +108,67 @@ def _specs():
 # --- on one device ------------------------------------------------------------------------------------------------------------------------
 
 
-def _forward_on_a_device(q, k, v, positions, segments, *, window, ways, exchange):
+def _forward_on_a_device(q, k, v, positions, segments, *, window, ways):
     own = jax.lax.axis_index(AXIS)
-    q, k, v = _grouped(_scaled(q), k.shape[2]), _heads_first(k), _heads_first(v)
+    q, everyones = _grouped(_scaled(q), k.shape[2]), jax.lax.all_gather((_heads_first(k), _heads_first(v)), AXIS)
     early, late = _halves(Queries(q, *_ids_of(own, positions, segments, q.shape[3])))
-    on_early, on_late = (Softmax(jnp.full((*h.q.shape[:-1], 1), MASKED), jnp.zeros((*h.q.shape[:-1], 1)), jnp.zeros(h.q.shape)) for h in (early, late))
-    source = _SOURCES[exchange](k, v, own, ways)
-    for hop in range(ways):
-        other = (own - hop) % ways
-        first, second = _halves(Keys(*source.arrive(hop), *_ids_of(other, positions, segments, q.shape[3])))
+    nothing = Softmax(jnp.full((*early.q.shape[:-1], 1), MASKED), jnp.zeros((*early.q.shape[:-1], 1)), jnp.zeros(early.q.shape))
+    first, second = _keys_of(own, everyones, positions, segments)
+    on_early = _see(nothing, early, first, window)
+    on_late = _see(_see(nothing, late, first, window), late, second, window)
+
+    def further(distance: jax.Array, states: tuple[Softmax, Softmax]) -> tuple[Softmax, Softmax]:
+        on_early, on_late = states
+        other = (own - distance) % ways
+        before, (first, second) = other < own, _keys_of(other, everyones, positions, segments)
         on_late = _see(on_late, late, first, window)
-        if hop == 0:
-            on_early, on_late = _see(on_early, early, first, window), _see(on_late, late, second, window)
-        else:
-            before = other < own
-            further = _see(_either(before, on_early, on_late), _either(before, early, late), _either(before, first, second), window)
-            on_early, on_late = _either(before, further, on_early), _either(before, on_late, further)
-    state = _whole(on_early, on_late)
+        seen = _see(_either(before, on_early, on_late), _either(before, early, late), _either(before, first, second), window)
+        return _either(before, seen, on_early), _either(before, on_late, seen)
+
+    state = _whole(*jax.lax.fori_loop(1, ways, further, (on_early, on_late)))
     seen = state.total > 0
     out = jnp.where(seen, state.out / jnp.where(seen, state.total, 1.0), 0.0)
     normaliser = jnp.where(seen, state.top + jnp.log(jnp.where(seen, state.total, 1.0)), 0.0)
     return _ungrouped(out).astype(v.dtype), normaliser
 
 
-def _backward_on_a_device(q, k, v, positions, segments, out, normaliser, out_grad, *, window, ways, exchange):
+def _backward_on_a_device(q, k, v, positions, segments, out, normaliser, out_grad, *, window, ways):
     own, kv_heads = jax.lax.axis_index(AXIS), k.shape[2]
     pull = _grouped(jnp.sum(out_grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True), kv_heads)
-    scale, q, k, v = 1.0 / math.sqrt(q.shape[-1]), _grouped(_scaled(q), kv_heads), _heads_first(k), _heads_first(v)
-    early, late = _halves(Queries(q, *_ids_of(own, positions, segments, q.shape[3]), _grouped(out_grad, kv_heads), normaliser, pull))
-    early_grad, late_grad = (jnp.zeros(half.q.shape, jnp.float32) for half in (early, late))
-    source = _SOURCES[exchange](k, v, own, ways)
-    for hop in range(ways):
-        other = (own - hop) % ways
-        first, second = _halves(Keys(*source.arrive(hop), *_ids_of(other, positions, segments, q.shape[3])))
-        more, first_grad = _gradients(late, first, window)
-        late_grad += more
-        if hop == 0:
-            more, own_first = _gradients(early, first, window)
-            early_grad += more
-            more, second_grad = _gradients(late, second, window)
-            late_grad += more
-            first_grad = jax.tree.map(jnp.add, first_grad, own_first)
-        else:
-            before = other < own
-            more, either_grad = _gradients(_either(before, early, late), _either(before, first, second), window)
-            early_grad, late_grad = early_grad + jnp.where(before, more, 0.0), late_grad + jnp.where(before, 0.0, more)
-            first_grad = jax.tree.map(lambda total, x: total + jnp.where(before, x, 0.0), first_grad, either_grad)  # noqa: B023
-            second_grad = jax.tree.map(lambda x: jnp.where(before, 0.0, x), either_grad)  # noqa: B023
-        source.add(_whole(first_grad, second_grad))
-    k_grad, v_grad = (_heads_last(x) for x in source.home())
-    q_grad = _ungrouped(_whole(early_grad, late_grad)) * scale
+    scaled, everyones = _grouped(_scaled(q), kv_heads), jax.lax.all_gather((_heads_first(k), _heads_first(v)), AXIS)
+    early, late = _halves(Queries(scaled, *_ids_of(own, positions, segments, scaled.shape[3]), _grouped(out_grad, kv_heads), normaliser, pull))
+
+    def put(sums: Any, device: jax.Array, found: Any) -> Any:
+        return jax.tree.map(lambda total, x: jax.lax.dynamic_update_index_in_dim(total, x, device, 0), sums, found)
+
+    first, second = _keys_of(own, everyones, positions, segments)
+    early_grad, first_grad = _gradients(early, first, window)
+    late_grad, more_first = _gradients(late, first, window)
+    more, second_grad = _gradients(late, second, window)
+    found = _whole(jax.tree.map(jnp.add, first_grad, more_first), second_grad)
+    sums = put(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), everyones), own, found)
+
+    def further(distance: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+        early_grad, late_grad, sums = carry
+        other = (own - distance) % ways
+        before, (first, second) = other < own, _keys_of(other, everyones, positions, segments)
+        of_late, first_grad = _gradients(late, first, window)
+        more, either_grad = _gradients(_either(before, early, late), _either(before, first, second), window)
+        first_grad = jax.tree.map(lambda total, x: total + jnp.where(before, x, 0.0), first_grad, either_grad)
+        second_grad = jax.tree.map(lambda x: jnp.where(before, 0.0, x), either_grad)
+        early_grad, late_grad = early_grad + jnp.where(before, more, 0.0), late_grad + of_late + jnp.where(before, 0.0, more)
+        return early_grad, late_grad, put(sums, other, _whole(first_grad, second_grad))
+
+    early_grad, late_grad, sums = jax.lax.fori_loop(1, ways, further, (early_grad, late_grad + more, sums))
+    k_grad, v_grad = (_heads_last(x) for x in jax.lax.psum_scatter(sums, AXIS))
+    q_grad = _ungrouped(_whole(early_grad, late_grad)) * (1.0 / math.sqrt(q.shape[-1]))
     return q_grad.astype(q.dtype), k_grad.astype(k.dtype), v_grad.astype(v.dtype)
 
 
-class _Ring:
-    """Keys and values [b,K,2c,H] that go once around; the gradients that gather at them go along, in float32, and one hop further: home."""
-
-    def __init__(self, k: jax.Array, v: jax.Array, own: jax.Array, ways: int) -> None:
-        self._here, self._gradients, self._hops = (k, v), None, [(device, (device + 1) % ways) for device in range(ways)]
-
-    def arrive(self, hop: int) -> tuple[jax.Array, jax.Array]:
-        """Those of the device that is `hop` places before this one."""
-        if hop:
-            self._here, self._gradients = self._on((self._here, self._gradients))
-        return self._here
-
-    def add(self, gradients: tuple[jax.Array, jax.Array]) -> None:
-        """To what has been found of those that arrived last."""
-        self._gradients = gradients if self._gradients is None else jax.tree.map(jnp.add, self._gradients, gradients)
-
-    def home(self) -> tuple[jax.Array, jax.Array]:
-        """The gradients of this device's own."""
-        return self._on(self._gradients)
-
-    def _on(self, tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, self._hops), tree)
-
-
-class _Gathered:
-    """Keys and values of all devices [S,b,K,2c,H] at once; the gradients are summed over the devices when all are there."""
-
-    def __init__(self, k: jax.Array, v: jax.Array, own: jax.Array, ways: int) -> None:
-        self._own, self._ways, self._all = own, ways, jax.lax.all_gather((k, v), AXIS)
-        self._gradients = None
-
-    def arrive(self, hop: int) -> tuple[jax.Array, jax.Array]:
-        self._at = (self._own - hop) % self._ways
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, self._at, keepdims=False), self._all)
-
-    def add(self, gradients: tuple[jax.Array, jax.Array]) -> None:
-        if self._gradients is None:
-            self._gradients = jax.tree.map(lambda x: jnp.zeros((self._ways, *x.shape), x.dtype), gradients)
-        self._gradients = jax.tree.map(lambda total, x: jax.lax.dynamic_update_index_in_dim(total, x, self._at, 0), self._gradients, gradients)
-
-    def home(self) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.psum_scatter(self._gradients, AXIS)
-
-
-_SOURCES = {"ring": _Ring, "gather": _Gathered}
+def _keys_of(device: jax.Array, everyones: tuple[jax.Array, jax.Array], positions: jax.Array, segments: jax.Array) -> tuple[Keys, Keys]:
+    """The early and the late keys of a device, of those of all [S,b,K,2c,H]."""
+    k, v = (jax.lax.dynamic_index_in_dim(x, device, keepdims=False) for x in everyones)
+    return _halves(Keys(k, v, *_ids_of(device, positions, segments, k.shape[2])))
 
 
 # --- chunks and tiles ---------------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,10 @@ OPTIONS = {"entropy_weight": 0.1, "kl_weight": 0.3, "clip": (0.2, 0.2), "remat":
 
 @pytest.mark.parametrize(
     "shape",
-    [{"sequence": 2}, {"sequence": 4}, {"sequence": 8}, {"fsdp": 2, "sequence": 2, "tensor": 2}],
+    [
+        {"fsdp": 2, "sequence": 2, "tensor": 2},
+        *(pytest.param({"sequence": ways}, marks=pytest.mark.slow) for ways in (2, 4, 8)),
+    ],
     ids=lambda shape: "-".join(f"{axis}{size}" for axis, size in shape.items()),
 )
 def test_rows_on_several_devices_give_the_step_of_one(shape) -> None:
@@ -58,6 +61,7 @@ def test_rows_on_several_devices_give_the_step_of_one(shape) -> None:
     assert metrics["grad_norm"] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options"),
     [({"sliding_window": 5}, {}), ({"tie_embeddings": True}, {"chunk": 3, "remat": "dots"})],
@@ -80,6 +84,7 @@ def test_references_are_scored_on_split_rows() -> None:
     assert np.asarray(one).min() < -1.0
 
 
+@pytest.mark.slow
 def test_a_critic_reads_and_learns_on_split_rows(tmp_path) -> None:
     """The number after every token, one update's loss and gradient norm, and the numbers after it."""
     batch, random = packed(), np.random.default_rng(0)

@@ -108,7 +108,7 @@ def test_splash_on_a_mesh_computes_each_devices_part() -> None:
     assert "tensor" in str(together.sharding.spec)
 
 
-@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("window", [None, pytest.param(100, marks=pytest.mark.slow)])
 def test_splash_over_stretches_is_the_rule(window) -> None:
     """Rows over two devices, keys and values gathered: values and gradients of one device."""
     q, k, v, positions, segments = random_case(512)

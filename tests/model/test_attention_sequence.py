@@ -14,14 +14,11 @@ from tests.model.test_attention import random_case, written_out
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
 
-EXCHANGES = attention_sequence.EXCHANGES
-
-
 def on(shape: dict[str, int]) -> jax.sharding.Mesh:
     return make_mesh(shape, jax.devices()[: int(np.prod(list(shape.values())))])
 
 
-def both_rules(mesh, length: int, window: int | None, exchange: str):
+def both_rules(mesh, length: int, window: int | None):
     """(attention over the mesh, attention on one device), of q, k, v in the order of the conversation, and the case."""
     q, k, v, positions, segments = random_case(length)
     split = stretches(mesh, length)
@@ -29,7 +26,7 @@ def both_rules(mesh, length: int, window: int | None, exchange: str):
     def over_the_mesh(q, k, v):
         ids = {name: split.spread(jnp.asarray(x)) for name, x in (("positions", positions), ("segment_ids", segments))}
         q, k, v = (split.spread(x) for x in (q, k, v))
-        return split.collect(attention_sequence.attend(q, k, v, **ids, sliding_window=window, mesh=mesh, exchange=exchange))
+        return split.collect(attention_sequence.attend(q, k, v, **ids, sliding_window=window, mesh=mesh))
 
     def on_one(q, k, v):
         out = attention.attend(
@@ -59,14 +56,13 @@ def test_each_device_has_an_early_and_a_late_chunk() -> None:
     assert split.apart(split.spread(jnp.arange(12)[None]))[0].tolist() == [[0, 1, 10, 11], [2, 3, 8, 9], [4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize(
     ("shape", "length", "window"),
     [({"sequence": 2}, 40, None), ({"sequence": 3}, 41, 7), ({"sequence": 8}, 80, None), ({"fsdp": 2, "sequence": 2, "tensor": 2}, 33, None)],
 )
-def test_attention_is_the_rule(shape, length, window, exchange) -> None:
+def test_attention_is_the_rule(shape, length, window) -> None:
     """Packed rows, padding at the beginning and the end, lengths that do not divide, a window: values in float64 and gradients of one device."""
-    over_the_mesh, on_one, (q, k, v, positions, segments) = both_rules(on(shape), length, window, exchange)
+    over_the_mesh, on_one, (q, k, v, positions, segments) = both_rules(on(shape), length, window)
     want = written_out(q, k, v, positions, positions, segments, segments, window)
     pull = jnp.asarray(np.random.default_rng(3).normal(size=q.shape), jnp.float32)
     pull = jnp.where((segments != 0)[..., None, None], pull, 0.0)
@@ -84,12 +80,11 @@ def test_attention_is_the_rule(shape, length, window, exchange) -> None:
         assert np.abs(mine - theirs).max() < 1e-5 and np.abs(theirs).max() > 0.1
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
-def test_tiles_change_nothing(exchange, monkeypatch) -> None:
+def test_tiles_change_nothing(monkeypatch) -> None:
     results = []
     for tile in (512, 4):
         monkeypatch.setattr(layouts, "TILE", tile)
-        over_the_mesh, _, (q, k, v, *_) = both_rules(on({"sequence": 2}), 44, None, exchange)
+        over_the_mesh, _, (q, k, v, *_) = both_rules(on({"sequence": 2}), 44, None)
         results.append(jax.jit(jax.value_and_grad(lambda *qkv, f=over_the_mesh: jnp.sum(jnp.sin(f(*qkv))), (0, 1, 2)))(q, k, v))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
     assert np.abs(results[0][1][0]).max() > 0.01
