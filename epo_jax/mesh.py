@@ -2,8 +2,8 @@
 
 - `data`: every device group holds all the weights and its own rows of the batch;
 - `fsdp`: rows of the batch *and* weights are split; a weight is gathered where it is used;
-- `sequence`: the tokens of each row *and* weights are split, for rows whose activations are too much for one device; attention sends keys and
-  values around (`epo_jax.model.attention_sequence`). Where episodes are played, it splits slots as `fsdp` does;
+- `sequence`: the tokens of each row *and* weights are split, for rows whose activations are too much for one device; attention gathers keys
+  and values (`epo_jax.model.attention_sequence`). Where episodes are played, it splits slots as `fsdp` does;
 - `tensor`: heads, feed-forward units and the vocabulary are split; activations are summed across the axis.
 """
 

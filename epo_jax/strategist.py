@@ -72,7 +72,7 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
 
 
 def make_run_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run: what `config.mesh` says, and what it leaves open by `epo_jax.mesh.choose_sizes`. Raises `UserError` as that, and `find`."""
+    """The mesh of a run: what `config.mesh` says, and what it leaves open by `epo_jax.mesh.choose_sizes`. Raises `UserError` as `make_mesh`."""
     devices = list(jax.devices() if devices is None else devices)
     learn, rows = config.learn, [config.learn.rows, *([config.warm_start.rows] if config.warm_start.episodes else [])]
     sizes = choose_sizes(

@@ -133,7 +133,7 @@ def shapes_of(config: ConfigDict, model: LlamaConfig, chips: Topology, asked: st
 
 
 def chosen_for(config: ConfigDict, model: LlamaConfig, chips: Topology) -> dict[str, int]:
-    """What a run of this configuration would take there, but that rows are rounded up to the mesh."""
+    """As `config.mesh` says; what it leaves open as a run would choose with enough rows, since a plan rounds rows up to the mesh."""
     return choose_sizes(config.mesh.to_dict(), chips.count, width=model.hidden_size, length=config.learn.max_length)
 
 
