@@ -86,7 +86,9 @@ def _width(config: ConfigDict) -> int:
     """D of the model that `config.model` names, from its weights' header; 0 where they are not there, which whoever loads them says."""
     try:
         path = find(config.model.source)
-        return config.model.architecture.hidden_size if path is None else (gguf_weights if path.is_file() else hf_weights).examine(path)[0].hidden_size
+        if path is None:
+            return config.model.architecture.hidden_size
+        return (gguf_weights if path.is_file() else hf_weights).examine(path)[0].hidden_size
     except UserError:
         return 0
 

@@ -1,11 +1,11 @@
 """Attention of rows whose tokens are split over the mesh's axis `sequence`, as stretches (`epo_jax.model.stretches`).
 
 Every device has the queries, keys and values of its own stretch, an early and a late chunk of the row, and gathers the keys and values of whole
-rows (as Llama 3 was trained, Grattafiori et al. 2024, section 3.3.2). Of another device j it computes two products of chunks: its late queries against
-the early keys of j; and either its early queries against them too (j < own), or its late queries against the late keys of j (j > own). So what causality
-excludes is not computed, every device has as much to do, and nothing but a tile of scores is ever held: softmax goes on from tile to tile (Milakov
-and Gimelshein 2018, arXiv:1805.02867), in float32, and the backward pass computes the scores again from the normalisers (Dao et al. 2022,
-arXiv:2205.14135). docs/scaling.md says how this compares with a ring.
+rows (as Llama 3 was trained, Grattafiori et al. 2024, section 3.3.2). Of another device j it computes two products of chunks: its late queries
+against the early keys of j; and either its early queries against them too (j < own), or its late queries against the late keys of j (j > own). So
+what causality excludes is not computed, every device has as much to do, and nothing but a tile of scores is ever held: softmax goes on from tile
+to tile (Milakov and Gimelshein 2018, arXiv:1805.02867), in float32, and the backward pass computes the scores again from the normalisers (Dao et
+al. 2022, arXiv:2205.14135). docs/scaling.md says how this compares with a ring.
 
 Shapes: B rows, T' tokens of a padded row in the order of the stretches, and on one device b rows, c tokens in a chunk, N query heads,
 K key/value heads, G = N / K, H head dim, S devices.

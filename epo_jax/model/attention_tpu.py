@@ -18,7 +18,7 @@ BLOCK_SIZES = (512, 256, 128)  # tokens in a tile: the largest that divides the 
 
 
 def can(q: jax.Array, k: jax.Array, *, aligned: bool, mesh: Mesh | None = None) -> bool:
-    """Whether splash applies: queries and keys are the same tokens, enough of them to fill a tile; where rows are split, in every chunk whole tiles."""
+    """Whether splash applies: queries and keys are the same tokens, enough of them to fill a tile; where rows are split, whole tiles in every chunk."""
     if not aligned or q.shape[1] != k.shape[1]:
         return False
     return q.shape[1] >= BLOCK_SIZES[-1] if ways_of(mesh) == 1 else q.shape[1] % (2 * ways_of(mesh) * BLOCK_SIZES[-1]) == 0

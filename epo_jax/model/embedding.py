@@ -14,8 +14,8 @@ from epo_jax.mesh import RULES, spec
 def embed(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh | None = None) -> jax.Array:
     """table [V,D], tokens int32 [B,T] -> [B,T,D] in `dtype`; on a mesh in parts of B and T.
 
-    There each device looks up its part of D for all tokens that share the table with it, and exchanges that for all of D of its own. The compiler, left
-    to itself, does so for B or T alone; where both are split, it gathers all activations on every device.
+    There each device looks up its part of D for all tokens that share the table with it, and exchanges that for all of D of its own. The compiler,
+    left to itself, does so for B or T alone; where both are split, it gathers all activations on every device.
     """
     if mesh is None:
         return jnp.take(table, tokens, axis=0).astype(dtype)
