@@ -44,10 +44,12 @@ def get_defaults() -> ConfigDict:
     config.model.architecture.rope_theta = 10_000.0
     config.model.architecture.tokenizer_games = 400  # demonstrations of each environment, whose text the tokenizer is made from
 
-    config.mesh = ConfigDict()  # devices along each axis; -1 takes the rest
-    config.mesh.data = 1
-    config.mesh.fsdp = -1
-    config.mesh.tensor = 1
+    # Devices along each axis (epo_jax/mesh.py says what each splits); -1: the rest; 0: chosen for devices, rows and model (docs/scaling.md says how)
+    config.mesh = ConfigDict()
+    config.mesh.data = 0
+    config.mesh.fsdp = 0
+    config.mesh.sequence = 0
+    config.mesh.tensor = 0
 
     config.environments = ConfigDict()
     config.environments.alfworld = get_environment(max_turns=20)

@@ -25,7 +25,7 @@ from epo_jax import forecast, memory_plan, partners, recorded, run_folder, self_
 from epo_jax.batch import check_buckets
 from epo_jax.errors import UserError
 from epo_jax.forecast import Calls, Shape
-from epo_jax.mesh import check_divides, check_rows, make_mesh
+from epo_jax.mesh import check_divides, check_rows
 from epo_jax.model import gguf_weights, hf_weights, lora
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
@@ -188,7 +188,7 @@ class DryRun:
 
     def _learning(self) -> None:
         config = self._config
-        self._mesh = self._try(lambda: make_mesh(config.mesh.to_dict()))
+        self._mesh = self._try(lambda: strategists.make_run_mesh(config))
         self._try(lambda: check_buckets(config.learn.length_buckets, config.learn.max_length))
         if self._mesh is None:
             return

@@ -3,7 +3,8 @@
 What is exact: parameters, gradients, the optimizer's moments and the playing copy, as each is an array whose shape and sharding are known. The
 key/value cache is what it can grow to: every slot with a whole context. Activations are an estimate: what the backward pass keeps of every layer
 (`model.remat`), one layer's intermediate values twice (computed again, and their gradients), the logits of one chunk of the head three times
-(logits, probabilities, gradient), and on a CPU, whose attention is not computed in blocks, its [T,T] scores. Against what XLA allocates for a step on a
+(logits, probabilities, gradient), and on a CPU, whose attention is not computed in blocks, its [T,T] scores, or, where the mesh splits rows, keys and
+values of whole rows with their gradients, and a tile of scores (`epo_jax.model.attention_sequence`). Against what XLA allocates for a step on a
 CPU it was 0.8 to 1.05 of it with remat full and none; "dots" kept no more than "full" there, and is counted as it. XLA's own code and fragmentation are
 not in it; leave a fifth free.
 
@@ -27,6 +28,7 @@ from epo_jax.learn.step import dtype_of
 from epo_jax.mesh import rows_split_over, shardings_of
 from epo_jax.model import lora
 from epo_jax.model.config import LlamaConfig
+from epo_jax.model.stretches import TILE, stretches
 
 FLOAT32 = 4  # bytes
 
@@ -98,7 +100,7 @@ def _cache(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) ->
 
 
 def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) -> int:
-    learn, tensor = config.learn, mesh.shape["tensor"]
+    learn, tensor, sequence = config.learn, mesh.shape["tensor"], mesh.shape["sequence"]
     rows = learn.rows // rows_split_over(mesh)
     length = max(learn.length_buckets)
     if learn.packing:
@@ -107,7 +109,12 @@ def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: i
     products = 2 * width + (heads + 2 * kv + 2 * ff) // tensor  # what products with weights give: q, k, v, the two outputs, gate and up
     layer = products + 3 * width + (heads + 2 * ff) // tensor  # and norms, the residual stream, attention's output, the gated values
     kept, scored = (layer, 2 * model.num_layers) if config.model.remat == "none" else (width, 1)
-    scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if mesh.devices.flat[0].platform == "cpu" else 0
+    if sequence > 1:
+        gathered = rows * length * (2 * itemsize + 2 * FLOAT32) * kv // tensor
+        length = 2 * stretches(mesh, length).chunk  # of the stretch that a device has
+        scores = gathered + 3 * FLOAT32 * rows * (model.num_heads // tensor) * min(length // 2, TILE) ** 2
+    else:
+        scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if mesh.devices.flat[0].platform == "cpu" else 0
     tokens = rows * length
     chunk = min(length, chunk_for(learn.rows, model.vocab_size, mesh)) * rows
     logits = 3 * FLOAT32 * chunk * model.vocab_size // tensor

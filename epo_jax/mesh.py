@@ -1,13 +1,16 @@
-"""Devices in three axes, and the one table that says which dimension of which array is split over which of them.
+"""Devices in four axes, and the one table that says which dimension of which array is split over which of them.
 
 - `data`: every device group holds all the weights and its own rows of the batch;
 - `fsdp`: rows of the batch *and* weights are split; a weight is gathered where it is used;
+- `sequence`: the tokens of each row *and* weights are split, for rows whose activations are too much for one device; attention gathers keys
+  and values (`epo_jax.model.attention_sequence`). Where episodes are played, it splits slots as `fsdp` does;
 - `tensor`: heads, feed-forward units and the vocabulary are split; activations are summed across the axis.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,22 +23,23 @@ from epo_jax.errors import UserError
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import Weight, declare
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
+TOKENS_WORTH_A_DEVICE = 512  # of a row: `choose_sizes` does not split rows into shorter stretches
 
 # Logical axis -> mesh axis (or axes). The embedding table is split along D only: split along V, the gather of the
 # tokens' rows would first re-materialise the whole table on every device.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
-    "length": None,
+    "length": "sequence",
     "layers": None,
-    "model": "fsdp",
+    "model": ("fsdp", "sequence"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
     "ff": "tensor",
     "vocab": "tensor",
     "table_rows": None,
-    "table_model": ("fsdp", "tensor"),
+    "table_model": ("fsdp", "sequence", "tensor"),
     "norm": None,
     "rank": None,
     "activation": None,
@@ -43,15 +47,15 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of the axes `data`, `fsdp`, `tensor`; an axis that is not named is 1, and one may be -1: all remaining devices.
+    """A mesh of the `AXES`; an axis that is not named is 1, and one may be -1: all remaining devices.
 
     Raises `UserError` for unknown axes and for sizes that do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = sizes_of(shape, len(devices))
     if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def sizes_of(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
@@ -70,6 +74,49 @@ def sizes_of(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
     elif known != count:
         raise UserError(f"the mesh {_words(sizes)} needs {known} devices and there are {count}: change a size, or set one to -1 for the rest.")
     return tuple(sizes)
+
+
+def choose_sizes(
+    asked: Mapping[str, int], count: int, *, width: int = 0, rows: Sequence[int] = (), slots: int = 0, length: int = 0, hosts: int = 1
+) -> dict[str, int]:
+    """The sizes of all axes for `count` devices on `hosts` machines, where `asked` leaves some open (0).
+
+    An axis that is asked for is taken as it is; where one is -1, the open ones are 1; an open `tensor` is 1 always. The others share the devices
+    so that, the first rule before the second and so on:
+
+    1. the weights can be split: fsdp × sequence × tensor divides `width`, the model's D (0: not known). What cannot be in it goes to data;
+    2. each device keeps `TOKENS_WORTH_A_DEVICE` of a row of `length` tokens, or whole rows;
+    3. rows can be split: data × fsdp divides each of `rows` (of a pass), and with sequence also `slots` (played at once). Where it cannot be,
+       `check_rows` says what to change;
+    4. a row stays on one machine: sequence × tensor divides its devices;
+    5. sequence is as small as it can be, then fsdp as large: weights on as many devices as possible, whole rows on each.
+    """
+    sizes = {axis: int(asked.get(axis, 0)) for axis in AXES}
+    unknown = sorted(set(asked) - set(AXES))
+    if unknown:
+        raise UserError(f"the mesh has no axis {unknown[0]!r}: its axes are {', '.join(AXES)}.")
+    taken = math.prod(size for size in sizes.values() if size > 0)
+    if min(sizes.values()) < 0 or count % taken:
+        return {axis: size or 1 for axis, size in sizes.items()}  # for `sizes_of` to fill, or to refuse
+    sizes["tensor"] = sizes["tensor"] or 1
+    free = [axis for axis in ("data", "fsdp", "sequence") if not sizes[axis]]
+    divisors = [size for size in range(1, count + 1) if count % size == 0]
+    splits = [sizes | dict(zip(free, found, strict=True)) for found in itertools.product(divisors, repeat=len(free))]
+
+    def faults(split: dict[str, int]) -> tuple[int, ...]:
+        data, fsdp, sequence, tensor = split.values()
+        ways = data * fsdp
+        return (
+            width % (fsdp * sequence * tensor) > 0,
+            sequence > max(1, length // TOKENS_WORTH_A_DEVICE),
+            any(each % ways for each in rows) or (sequence > 1 and slots % (ways * sequence) > 0),
+            count // hosts % (sequence * tensor) > 0,
+            sequence,
+            -fsdp,
+        )
+
+    whole = [split for split in splits if math.prod(split.values()) == count]
+    return min(whole, key=faults) if whole else {axis: size or 1 for axis, size in sizes.items()}
 
 
 def spec(*logical: str) -> PartitionSpec:
@@ -142,15 +189,15 @@ def describe_weights(declared: dict[str, Any], mesh: Mesh, itemsize: int = 4) ->
     kinds: dict[str, tuple[list[str], float]] = {}
     for path, weight in jax.tree_util.tree_flatten_with_path(declared)[0]:
         ways = parts(weight.axes, mesh.shape)
-        split = ", ".join(f"{name} over {_axes_words(name, mesh)}" for name, count in sorted(zip(weight.axes, ways, strict=True)) if count > 1)
+        split = ", ".join(f"{name} over {_axes_words(name, mesh.shape)}" for name, count in sorted(zip(weight.axes, ways, strict=True)) if count > 1)
         names, size = kinds.get(split, ([], 0.0))
         kinds[split] = [*names, str(path[-1].key)], size + itemsize * math.prod(weight.shape) / math.prod(ways)
     return [f"weights {', '.join(names)}: {split or 'whole on every device'}; {size / 1e6:.1f} MB a device" for split, (names, size) in kinds.items()]
 
 
-def _axes_words(logical: str, mesh: Mesh) -> str:
+def _axes_words(logical: str, mesh: Mapping[str, int]) -> str:
     rule = RULES[logical]
-    return " × ".join(f"{axis} {mesh.shape[axis]}" for axis in ((rule,) if isinstance(rule, str) else rule or ()) if mesh.shape[axis] > 1)
+    return " × ".join(f"{axis} {mesh[axis]}" for axis in ((rule,) if isinstance(rule, str) else rule or ()) if mesh[axis] > 1)
 
 
 def check_divides(config: LlamaConfig, mesh: Mesh | Mapping[str, int]) -> None:
@@ -163,11 +210,9 @@ def check_divides(config: LlamaConfig, mesh: Mesh | Mapping[str, int]) -> None:
 def _check_weight(name: str, weight: Weight, mesh: Mapping[str, int]) -> None:
     for size, logical, ways in zip(weight.shape, weight.axes, parts(weight.axes, mesh), strict=True):
         if size % ways:
-            part = RULES[logical]
-            axes = (part,) if isinstance(part, str) else part
             raise UserError(
                 f"the mesh {_words([mesh[axis] for axis in AXES])} does not divide the model: {name} has {size} {logical}, "
-                f"not a multiple of {ways} ({' x '.join(axes)}); choose a smaller {axes[-1]}."
+                f"not a multiple of {ways} ({_axes_words(logical, mesh)}); give sizes whose product divides {size}."
             )
 
 

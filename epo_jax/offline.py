@@ -22,7 +22,7 @@ from epo_jax.errors import UserError
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import check_rows, make_mesh, rows_split_over
+from epo_jax.mesh import check_rows, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.report.console import bar, say
 from epo_jax.report.metrics import MetricsWriter
@@ -35,7 +35,7 @@ class OfflineRun:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, learn = config, config.learn
-        self.mesh = make_mesh(config.mesh.to_dict())
+        self.mesh = strategists.make_run_mesh(config)
         check_rows("learn.rows", learn.rows, self.mesh)
         choices.check(learn, recorded=True)
         self._batches_of([])

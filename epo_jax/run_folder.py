@@ -43,7 +43,7 @@ MAY_CHANGE_OF_AN_API = (
     "budget_tokens", "budget_money", "structured",
 )  # fmt: skip
 MAY_CHANGE = (
-    "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
+    "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.sequence", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
     "api.cache", "api.offline", "compilation_cache",
     *(f"{section}.{field}" for section in ("actor_api", "judge_api", "evaluator_api") for field in MAY_CHANGE_OF_AN_API),
 )  # fmt: skip

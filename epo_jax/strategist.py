@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
-from epo_jax.mesh import check_divides, param_shardings, shardings_of
+from epo_jax.mesh import check_divides, choose_sizes, make_mesh, param_shardings, shardings_of
 from epo_jax.model import gguf_weights, hf_weights, llama, lora, mini_tokenizer
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
@@ -68,6 +69,28 @@ def load(config: ConfigDict, mesh: Mesh, tokenizer_texts: Any = None) -> Strateg
     strategist = _from_files(path, mesh, jnp.float32)
     lora.declare(strategist.config, adapted)  # refuses a rank that the model does not have
     return strategist
+
+
+def make_run_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run: what `config.mesh` says, and what it leaves open by `epo_jax.mesh.choose_sizes`. Raises `UserError` as `make_mesh`."""
+    devices = list(jax.devices() if devices is None else devices)
+    learn, rows = config.learn, [config.learn.rows, *([config.warm_start.rows] if config.warm_start.episodes else [])]
+    sizes = choose_sizes(
+        config.mesh.to_dict(), len(devices), width=_width(config), rows=rows, slots=config.rollout.slots, length=learn.max_length,
+        hosts=len({device.process_index for device in devices}),
+    )  # fmt: skip
+    return make_mesh(sizes, devices)
+
+
+def _width(config: ConfigDict) -> int:
+    """D of the model that `config.model` names, from its weights' header; 0 where they are not there, which whoever loads them says."""
+    try:
+        path = find(config.model.source)
+        if path is None:
+            return config.model.architecture.hidden_size
+        return (gguf_weights if path.is_file() else hf_weights).examine(path)[0].hidden_size
+    except UserError:
+        return 0
 
 
 def from_checkpoint(source: str, step: int | None = None, dtype: jax.typing.DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Strategist:

@@ -36,7 +36,7 @@ from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import check_rows, make_mesh, rows_split_over
+from epo_jax.mesh import check_rows, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
@@ -90,7 +90,7 @@ class Run:
         if self._converses:
             played = [task_set.environment for task_set in self.task_sets]
             self_play.check(config, played, partners.ACTORS[config.actor].needs_strategy)
-        self.mesh = make_mesh(config.mesh.to_dict())
+        self.mesh = strategists.make_run_mesh(config)
         _check_learning(config, self.mesh)
         self.strategist = strategists.load(
             config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)

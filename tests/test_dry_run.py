@@ -190,10 +190,11 @@ def _model(**changes):
     return LlamaConfig(**(sizes | constants | tokens | changes))
 
 
-def test_what_lies_on_a_device_is_told_to_the_byte(tmp_path):
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "sequence": 2, "tensor": 2}])
+def test_what_lies_on_a_device_is_told_to_the_byte(tmp_path, shape):
     """Parameters and moments of a state on a mesh of eight devices, as they really lie."""
     config, model = _config(tmp_path), _model()
-    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    mesh = make_mesh(shape)
     plan = memory_plan.plan(config, model, mesh)
     optimizer = make_optimizer(config.learn, 10)
     state = init_state(init_params(model, jax.random.key(0)), model, optimizer, mesh)
@@ -206,18 +207,21 @@ def test_what_lies_on_a_device_is_told_to_the_byte(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["full", "dots", "none"])
-def test_activations_are_near_what_xla_allocates(tmp_path, remat):
-    config, model = _config(tmp_path, **{"learn.rows": 4, "model.remat": remat, "learn.max_length": 512, "learn.length_buckets": (512,)}), _model()
-    plan = memory_plan.plan(config, model, make_mesh({"fsdp": 1}, jax.devices()[:1]))
+@pytest.mark.parametrize(("remat", "sequence"), [("full", 1), ("dots", 1), ("none", 1), ("full", 4)])
+def test_activations_are_near_what_xla_allocates(tmp_path, remat, sequence):
+    length = 512 * sequence
+    changes = {"learn.rows": 4, "model.remat": remat, "learn.max_length": length, "learn.length_buckets": (length,), "rollout.max_context": length}
+    config, model = _config(tmp_path, **changes), _model()
+    mesh = make_mesh({"sequence": sequence}, jax.devices()[:sequence])
+    plan = memory_plan.plan(config, model, mesh)
     optimizer = make_optimizer(config.learn, 10)
     params = jax.tree.map(lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32), declare(model))
     kinds = (jnp.int32, jnp.int32, jnp.int32, jnp.float32, jnp.float32, jnp.int32)
-    batch = TrajectoryBatch(*(jax.ShapeDtypeStruct((2, 4, 512), kind) for kind in kinds))
-    scores = jax.ShapeDtypeStruct((2, 4, 512), jnp.float32)
+    batch = TrajectoryBatch(*(jax.ShapeDtypeStruct((2, 4, length), kind) for kind in kinds))
+    scores = jax.ShapeDtypeStruct((2, 4, length), jnp.float32)
     sums = Sums(jax.ShapeDtypeStruct((), jnp.float32), params, scores, scores)
-    step = make_step(model, optimizer, remat=remat)
-    compiled = step.accumulate.lower(params, None, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), 512).compile()
+    step = make_step(model, optimizer, None if sequence == 1 else mesh, remat=remat)
+    compiled = step.accumulate.lower(params, None, sums, batch, jax.ShapeDtypeStruct((), jnp.int32), length).compile()
     allocated = compiled.memory_analysis().temp_size_in_bytes + plan.parameters  # the gradient's sum is an argument
     assert 0.6 < (plan.activations + plan.gradients) / allocated < 1.6
 

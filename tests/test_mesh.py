@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from epo_jax.errors import UserError
-from epo_jax.mesh import RULES, batch_sharding, check_divides, constrain, describe_weights, gather, make_mesh, param_shardings, spec
+from epo_jax.mesh import (
+    AXES, RULES, batch_sharding, check_divides, choose_sizes, constrain, describe_weights, gather, make_mesh, param_shardings, sizes_of, spec,
+)  # fmt: skip
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare
@@ -28,10 +30,11 @@ pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs XLA_FLAGS=
     ("asked", "got"),
     [
         ({}, None),
-        ({"data": -1}, (8, 1, 1)),
-        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
-        ({"fsdp": 4, "tensor": 2}, (1, 4, 2)),
-        ({"data": -1, "tensor": 8}, (1, 1, 8)),
+        ({"data": -1}, (8, 1, 1, 1)),
+        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 1, 2)),
+        ({"fsdp": 4, "tensor": 2}, (1, 4, 1, 2)),
+        ({"data": -1, "tensor": 8}, (1, 1, 1, 8)),
+        ({"sequence": -1, "tensor": 2}, (1, 1, 4, 2)),
     ],
 )
 def test_sizes(asked, got) -> None:
@@ -40,7 +43,7 @@ def test_sizes(asked, got) -> None:
             make_mesh(asked)
         return
     mesh = make_mesh(asked)
-    assert mesh.axis_names == ("data", "fsdp", "tensor") and mesh.devices.shape == got
+    assert mesh.axis_names == ("data", "fsdp", "sequence", "tensor") and mesh.devices.shape == got
     assert len(set(mesh.devices.flat)) == 8
 
 
@@ -61,7 +64,7 @@ def test_impossible_sizes(asked, sentence) -> None:
 
 def test_a_part_of_the_devices() -> None:
     mesh = make_mesh({"fsdp": 2, "tensor": -1}, jax.devices()[:4])
-    assert mesh.devices.shape == (1, 2, 2)
+    assert mesh.devices.shape == (1, 2, 1, 2)
 
 
 def test_no_weight_uses_a_mesh_axis_twice() -> None:
@@ -72,8 +75,10 @@ def test_no_weight_uses_a_mesh_axis_twice() -> None:
         spec("model", "table_model")
 
 
-def test_every_large_weight_is_split_over_fsdp_and_tensor() -> None:
-    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+@pytest.mark.parametrize("split", ["fsdp", "sequence"])
+def test_every_large_weight_is_split(split) -> None:
+    """Over tensor, and over fsdp and sequence alike."""
+    mesh = make_mesh({"data": 2, split: 2, "tensor": 2})
     params = jax.device_put(llama.init_params(CONFIG, jax.random.key(0)), param_shardings(CONFIG, mesh))
     for path, array in jax.tree_util.tree_flatten_with_path(params)[0]:
         part = math.prod(array.addressable_shards[0].data.shape)
@@ -96,9 +101,11 @@ def test_constrain_without_a_mesh_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "shape", "names"),
     [
-        ({"num_kv_heads": 1}, {"tensor": 2, "data": -1}, ["wk", "1 kv_heads", "tensor"]),
+        ({"num_kv_heads": 1}, {"tensor": 2, "data": -1}, ["wk", "1 kv_heads", "tensor 2"]),
+        ({"num_heads": 9, "num_kv_heads": 3}, {"tensor": 4, "data": -1}, ["3 kv_heads, not a multiple of 4", "divides 3"]),
         ({"intermediate_size": 50}, {"tensor": 4, "data": -1, "fsdp": 1}, ["tensor"]),
         ({"hidden_size": 36}, {"fsdp": 8}, ["embed", "36", "fsdp"]),
+        ({"hidden_size": 36}, {"fsdp": 4, "sequence": 2}, ["embed", "36", "fsdp 4 × sequence 2"]),
         ({"vocab_size": 97}, {"tensor": 2, "data": -1}, ["head", "97 vocab", "tensor"]),
     ],
 )
@@ -107,11 +114,93 @@ def test_a_mesh_that_does_not_divide_the_model(change, shape, names) -> None:
         check_divides(dataclasses.replace(CONFIG, **change), make_mesh(shape))
     for name in names:
         assert name in str(caught.value)
+    assert str(caught.value).count(".") == 1
 
 
 def test_a_mesh_that_divides_the_model() -> None:
     for shape in ({"data": 2, "fsdp": 2, "tensor": 2}, {"data": -1}, {"fsdp": 8}):
         check_divides(CONFIG, make_mesh(shape))
+
+
+def test_no_weight_is_whole_where_it_is_not_told() -> None:
+    """Sizes and meshes by chance: either one sentence says what does not fit, or every weight but a norm's is cut into as many parts as there are
+    devices that its axes name, all equal, and the start-up lines tell the bytes of a part."""
+    random, refused = np.random.default_rng(0), 0
+    sizes = (1, 2, 3, 4, 6, 8, 9, 32, 33, 48, 96, 97)
+    for _ in range(400):
+        v, d, f, n, h = (int(random.choice(sizes)) for _ in range(5))
+        k = int(random.choice([size for size in range(1, n + 1) if n % size == 0]))
+        config = dataclasses.replace(
+            CONFIG, vocab_size=v, hidden_size=d, intermediate_size=f, num_heads=n, num_kv_heads=k, head_dim=2 * h, tie_embeddings=bool(random.integers(2))
+        )  # fmt: skip
+        mesh = make_mesh(dict(zip(AXES, random.permutation([1, 2, 2, 2]).tolist(), strict=True)) if random.integers(2) else {str(random.choice(AXES)): 8})
+        declared = declare(config)
+        try:
+            check_divides(config, mesh)
+        except UserError as error:
+            refused += 1
+            assert str(error).count(".") == 1
+            with pytest.raises(ValueError, match="evenly divide"):  # what JAX itself would say
+                jax.tree.map(lambda weight, sharding: sharding.shard_shape(weight.shape), declared, param_shardings(config, mesh))
+            continue
+        split_over = mesh.size // mesh.shape["data"]
+        bytes_of_parts = 0
+        for path, weight in jax.tree_util.tree_flatten_with_path(declared)[0]:
+            part = math.prod(NamedSharding(mesh, spec(*weight.axes)).shard_shape(weight.shape))
+            bytes_of_parts += 4 * part
+            assert part * (1 if "norm" in str(path[-1].key) else split_over) == math.prod(weight.shape)
+        told = [float(line.split("; ")[1].split(" MB")[0]) for line in describe_weights(declared, mesh, itemsize=4_000_000)]
+        assert sum(told) == pytest.approx(bytes_of_parts, abs=0.05 * len(told))
+    assert 100 < refused < 350
+
+
+@pytest.mark.parametrize(
+    ("count", "hosts", "model", "rows", "length", "chosen"),
+    [
+        (1, 1, 4096, 4, 4096, (1, 1, 1, 1)),
+        (2, 1, 4096, 4, 4096, (1, 2, 1, 1)),
+        (4, 1, 4096, 4, 4096, (1, 4, 1, 1)),
+        (8, 1, 4096, 4, 4096, (1, 4, 2, 1)),  # more devices than rows: two have a row
+        (8, 1, 4096, 8, 4096, (1, 8, 1, 1)),
+        (8, 1, 4096, 1, 4096, (1, 1, 8, 1)),
+        (8, 1, 4096, 1, 2048, (1, 8, 1, 1)),  # stretches of 256 tokens are not worth it: `check_rows` asks for more rows
+        (6, 1, 4096, 6, 4096, (3, 2, 1, 1)),  # 4096 has no third
+        (6, 1, 576, 6, 4096, (1, 6, 1, 1)),  # SmolLM2's 576 has
+        (6, 1, 576, 2, 4096, (1, 2, 3, 1)),
+        (16, 2, 4096, 16, 4096, (1, 16, 1, 1)),
+        (16, 2, 4096, 4, 4096, (1, 4, 4, 1)),
+        (16, 8, 4096, 2, 8192, (1, 2, 8, 1)),  # a row over four machines, as nothing else has two rows
+        (256, 32, 4096, 256, 4096, (1, 256, 1, 1)),
+        (256, 32, 4096, 64, 4096, (1, 64, 4, 1)),
+        (256, 32, 576, 256, 4096, (4, 64, 1, 1)),
+        (256, 32, 4096, 4, 1024, (1, 256, 1, 1)),
+        (7, 1, 4096, 7, 4096, (7, 1, 1, 1)),
+    ],
+)
+def test_sizes_that_are_chosen(count, hosts, model, rows, length, chosen) -> None:
+    sizes = choose_sizes({}, count, width=model, rows=[rows, 2 * rows], slots=1024 * 3, length=length, hosts=hosts)
+    assert tuple(sizes.values()) == chosen and math.prod(chosen) == count
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({"tensor": 2}, (1, 4, 1, 2)),
+        ({"sequence": 2, "fsdp": 0}, (1, 4, 2, 1)),
+        ({"fsdp": -1}, (1, 8, 1, 1)),
+        ({"data": -1, "fsdp": 1}, (8, 1, 1, 1)),
+        ({"data": 2}, (2, 2, 2, 1)),
+        ({"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}, (1, 2, 2, 2)),
+    ],
+)
+def test_what_is_asked_for_is_kept(asked, chosen) -> None:
+    assert sizes_of(choose_sizes(asked, 8, width=64, rows=[4], slots=32, length=4096), 8) == chosen
+
+
+@pytest.mark.parametrize(("asked", "sentence"), [({"tensor": 3}, "needs 3 devices"), ({"fsdp": 16}, "needs 16"), ({"rows": 2}, "no axis 'rows'")])
+def test_what_cannot_be_is_refused(asked, sentence) -> None:
+    with pytest.raises(UserError, match=sentence):
+        sizes_of(choose_sizes(asked, 8, rows=[4]), 8)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -142,8 +231,8 @@ def test_split_over_eight_devices_the_model_computes_the_same(tied) -> None:
 
 def test_a_split_weight_lies_as_its_spec_says() -> None:
     shardings = param_shardings(CONFIG, make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    assert shardings["layers"]["wq"].spec == PartitionSpec(None, "fsdp", "tensor", None)
-    assert shardings["layers"]["w_down"].spec == PartitionSpec(None, "tensor", "fsdp")
+    assert shardings["layers"]["wq"].spec == PartitionSpec(None, ("fsdp", "sequence"), "tensor", None)
+    assert shardings["layers"]["w_down"].spec == PartitionSpec(None, "tensor", ("fsdp", "sequence"))
 
 
 def test_the_gradient_of_a_gathered_weight_lies_where_the_weight_does() -> None:
@@ -180,3 +269,9 @@ def test_the_bytes_that_are_told_are_those_that_lie_on_a_device() -> None:
     assert told == pytest.approx(sum(jax.tree.leaves(shapes)) / 1e6, abs=0.05 * len(lines))
     assert [line for line in lines if "norm" in line] == ["weights final_norm, attn_norm, mlp_norm: whole on every device; 0.1 MB a device"]
     assert any("w_gate" in line and "ff over tensor 2, model over fsdp 2" in line for line in lines)
+
+
+def test_the_lines_name_every_axis_that_splits() -> None:
+    lines = describe_weights(declare(CONFIG), make_mesh({"fsdp": 2, "sequence": 2, "tensor": 2}))
+    assert any("w_gate" in line and "ff over tensor 2, model over fsdp 2 × sequence 2" in line for line in lines)
+    assert any("embed" in line and "table_model over fsdp 2 × sequence 2 × tensor 2" in line for line in lines)

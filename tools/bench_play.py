@@ -34,7 +34,6 @@ from configs import alfshop  # noqa: E402
 from epo_jax import command_line, strategist as strategists  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.generate.engine import Engine, Sampled, Sampling, Session  # noqa: E402
-from epo_jax.mesh import make_mesh  # noqa: E402
 from epo_jax.reward.judge import ProgressJudge, judge_all  # noqa: E402
 from epo_jax.rollout import tasks  # noqa: E402
 from epo_jax.rollout.actors import Actor, ActorSession, LiteralActor  # noqa: E402
@@ -77,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """{"machine", "round", "ways": a row for each actor}."""
     config = _config(options)
-    mesh = make_mesh(config.mesh.to_dict(), jax.devices()[: options.devices or None])
+    mesh = strategists.make_run_mesh(config, jax.devices()[: options.devices or None])
     strategist = strategists.load(config, mesh)
     task_sets = tasks.load(config)
     actors = {"literal": LiteralActor(), f"literal, waits {options.actor_ms:g} ms": WaitingActor(options.actor_ms / 1e3)}

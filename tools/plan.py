@@ -36,7 +36,7 @@ from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
-from epo_jax.mesh import AXES, check_divides, make_mesh, sizes_of  # noqa: E402
+from epo_jax.mesh import AXES, check_divides, choose_sizes, make_mesh, sizes_of  # noqa: E402
 from epo_jax.model import lora  # noqa: E402
 from epo_jax.model.config import LlamaConfig  # noqa: E402
 from tools.planning import formula, table  # noqa: E402
@@ -124,12 +124,17 @@ def shapes_of(config: ConfigDict, model: LlamaConfig, chips: Topology, asked: st
             raise UserError(f"no mesh of {chips.count} chips over fsdp and tensor divides this model: choose another number of chips.")
         return [guess.mesh for guess in found]
     try:
-        shape = config.mesh.to_dict() if asked == "config" else {axis: int(size) for axis, size in (part.split("=") for part in asked.split(","))}
+        shape = chosen_for(config, model, chips) if asked == "config" else {axis: int(size) for axis, size in (part.split("=") for part in asked.split(","))}
     except ValueError:
         raise UserError(f"--mesh={asked} is no mesh: write config, auto, or sizes as in fsdp=8,tensor=2.") from None
     sizes = dict(zip(AXES, sizes_of(shape, chips.count), strict=True))
     check_divides(model, sizes)
     return [sizes]
+
+
+def chosen_for(config: ConfigDict, model: LlamaConfig, chips: Topology) -> dict[str, int]:
+    """As `config.mesh` says; what it leaves open as a run would choose with enough rows, since a plan rounds rows up to the mesh."""
+    return choose_sizes(config.mesh.to_dict(), chips.count, width=model.hidden_size, length=config.learn.max_length)
 
 
 def work_of(config: ConfigDict, model: LlamaConfig, rows: int) -> formula.Work:
@@ -153,9 +158,10 @@ def read(path: pathlib.Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        plans = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not a plan: {error}; move it away.") from error
+    return [plan | {"mesh": {axis: plan["mesh"].get(axis, 1) for axis in AXES}} for plan in plans]  # one of before an axis was there
 
 
 def report(plan: dict, chips: Topology) -> str:

@@ -20,7 +20,6 @@ from epo_jax.evaluate import results
 from epo_jax.evaluate.folder import EvaluationFolder, Row, write_table
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.step import dtype_of
-from epo_jax.mesh import make_mesh
 from epo_jax.model.fingerprint import fingerprint
 from epo_jax.report.console import say
 from epo_jax.rollout import alone, demonstrations, opponents, tasks
@@ -71,7 +70,7 @@ class Evaluation:
             lambda: _check_actor(config, options),
         )
         partners.check_scored(config, self.task_sets)
-        self.mesh = make_mesh(config.mesh.to_dict())
+        self.mesh = strategists.make_run_mesh(config)
         self.strategist = self._load_strategist()
         self.untrained = self._load_untrained_partner()
         self.what = self._what()

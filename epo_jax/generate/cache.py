@@ -26,7 +26,7 @@ from epo_jax.errors import UserError
 Caches = list[tuple[jax.Array, jax.Array]]  # a layer each: keys [slots,K,H,C] and values [slots,K,C,H]
 KEYS_AXIS, VALUES_AXIS = 3, 2  # of C
 
-BATCH_AXES = ("data", "fsdp")  # the mesh axes over which slots are divided, as a training batch's rows are
+BATCH_AXES = ("data", "fsdp", "sequence")  # the mesh axes over which slots are divided: a training batch's rows, or parts of them, lie on these
 
 
 def doubling(smallest: int, largest: int) -> tuple[int, ...]:
@@ -47,12 +47,12 @@ def bucket(number: int, sizes: Sequence[int]) -> int:
 
 
 def cache_sharding(mesh: Mesh | None, *, slots: int, kv_heads: int) -> NamedSharding | None:
-    """Keys or values over a mesh: slots over data and fsdp, heads over tensor (whole where the heads do not divide)."""
+    """Keys or values over a mesh: slots over data, fsdp and sequence, heads over tensor (whole where the heads do not divide)."""
     if mesh is None:
         return None
     parts = row_parts(mesh)
     if slots % parts:
-        raise UserError(f"{slots} cache slots do not divide over data × fsdp = {parts} devices: make slots a multiple of {parts}")
+        raise UserError(f"{slots} cache slots do not divide over data × fsdp × sequence = {parts} devices: make slots a multiple of {parts}")
     ways = mesh.shape.get("tensor", 1)
     heads = ("tensor",) if ways > 1 and kv_heads % ways == 0 else ()
     return NamedSharding(mesh, PartitionSpec(*_spell(_batch_axes(mesh), heads)))

@@ -74,7 +74,7 @@ class Engine:
         prefill_chunk: a longer prompt is read in pieces of this length, between decode chunks of other sessions.
         weights: how the weights are kept for playing, see play_weights.py.
         cache_dtype: of the cache, compute_dtype where not given.
-        mesh: with one, params must divide over it; slots lie over data and fsdp, key/value heads over tensor.
+        mesh: with one, params must divide over it; slots lie over data, fsdp and sequence, key/value heads over tensor.
         """
         if slots < 1 or max_length < 2 or decode_chunk < 1 or prefill_chunk < 1:
             raise UserError(f"slots={slots}, max_length={max_length}, decode_chunk={decode_chunk}, prefill_chunk={prefill_chunk}: each must be positive, max_length at least 2")

@@ -7,6 +7,7 @@ run continues from the optimizer step at which it was stopped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from epo_jax.learn.reference import Reference
 from epo_jax.learn.step import DTYPES, Placed, TrainState, abstract_state, init_state, make_step
 from epo_jax.mesh import describe_weights, param_shardings, shardings_of
 from epo_jax.model import lora
+from epo_jax.model.config import LlamaConfig
 from epo_jax.model.fingerprint import fingerprint
 from epo_jax.model.weights import declare
 from epo_jax.report.console import say
@@ -203,13 +205,7 @@ class Learner:
     def _plain_params(self, dtype: Any) -> Any:
         if self._lora is None and dtype == jnp.float32:
             return self.state.params
-        shardings = None if self._mesh is None else param_shardings(self._model, self._mesh)
-
-        def plain(params: Any, frozen: Any) -> Any:
-            whole = params if self._lora is None else lora.merge(frozen, params, self._lora)
-            return jax.tree.map(lambda x: x.astype(dtype), whole)
-
-        return jax.jit(plain, out_shardings=shardings)(self.state.params, self._frozen)
+        return plain_params(self._model, self._lora, dtype, self._mesh)(self.state.params, self._frozen)
 
     def final_params(self) -> Any:
         """What the run leaves: the parameters of the best round where it was kept, else the present ones, as `exported_params`.
@@ -280,6 +276,18 @@ class Learner:
             lora=self._lora,
             frozen=self._frozen,
         )
+
+
+@functools.cache
+def plain_params(model: LlamaConfig, adapted: lora.Lora | None, dtype: Any, mesh: Mesh | None) -> Callable[[Any, Any], Any]:
+    """The program (what learns, what is frozen) -> the parameters of a plain model in `dtype`, each where its weight lies: no device ever has more
+    than its own parts."""
+
+    def plain(params: Any, frozen: Any) -> Any:
+        whole = params if adapted is None else lora.merge(frozen, params, adapted)
+        return jax.tree.map(lambda x: x.astype(dtype), whole)
+
+    return jax.jit(plain, out_shardings=None if mesh is None else param_shardings(model, mesh))
 
 
 def _on_host(metrics: dict[str, jax.Array], known: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ The output head is the widest thing in the model: [B,T,V] logits of one batch ca
 of time under `jax.checkpoint` (each chunk's logits live only while it is worked on, forward and backward), and only over positions whose
 token the strategist sampled; what it merely read costs no head at all.
 
-Shapes: B rows, T time, C chunk, D model, V vocabulary. Logits and everything after them are float32.
+Shapes: B rows, T time, S stretches of a row, C chunk, D model, V vocabulary. Logits and everything after them are float32.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from jax.sharding import Mesh
 from epo_jax.batch import ComparedBatch, TrajectoryBatch
 from epo_jax.learn import divergence
 from epo_jax.learn.divergence import MAX_LOG_RATIO
+from epo_jax.mesh import constrain
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
+from epo_jax.model.stretches import stretches
 
 Metrics = dict[str, jax.Array]
 Loss = Callable[[TrajectoryBatch, jax.Array, jax.Array], jax.Array]  # (batch [B,T], log-probabilities, entropies) -> scalar, summed over rows
@@ -39,8 +41,8 @@ def token_logprobs(
 ) -> tuple[jax.Array, jax.Array]:
     """log π(tokens[t] | tokens before t) and the entropy of that distribution, float32 [B,T] each, for a batch [B,T].
 
-    Zero at every position that the strategist did not sample (turn_ids 0). `chunk`: positions of a row in one piece of the head; None
-    chooses by `chunk_for`.
+    Zero at every position that the strategist did not sample (turn_ids 0). `chunk`: positions of a row (where the mesh splits rows: of a
+    stretch) in one piece of the head; None chooses by `chunk_for`.
     """
     chunk = chunk or chunk_for(batch.tokens.shape[0], config.vocab_size, mesh)
     hidden = llama.hidden_states(
@@ -49,9 +51,15 @@ def token_logprobs(
     # On a mesh each chunk gathers the head anew and sends its gradient back to the shards, where it is summed over chunks in float32: gathered
     # once, outside, each device would keep the whole head and its whole float32 gradient (3 GiB for Llama-3-8B) for as long as chunks last.
     name = "embed" if config.tie_embeddings else "head"
-    return chunked_logprobs(
-        hidden, lambda head, x: llama.logits(head, config, x, mesh=mesh), {name: params[name]}, batch.tokens, said(batch), chunk=chunk
-    )
+    # What a state predicts is shifted to the state's own place: the last state of a stretch then has it at hand, wherever the next token lies.
+    split = stretches(mesh, batch.tokens.shape[1])
+    targets, wanted = (split.apart(split.spread(following(x))) for x in (batch.tokens, said(batch)))
+    states = split.apart(hidden)
+    if split.ways > 1:
+        states = constrain(states, mesh, "batch", "length", "activation", "activation")
+    scored = chunked_logprobs(states, lambda head, x: llama.logits(head, config, x, mesh=mesh), {name: params[name]}, targets, wanted, chunk=chunk)
+    logprobs, entropies = (preceding(split.collect(split.together(x))) for x in scored)
+    return logprobs, entropies
 
 
 def chunk_for(rows: int, vocabulary: int, mesh: Mesh | None) -> int:
@@ -74,30 +82,30 @@ def chunked_logprobs(
     hidden: jax.Array,
     project: Callable[[Any, jax.Array], jax.Array],
     head: Any,
-    tokens: jax.Array,
+    targets: jax.Array,
     wanted: jax.Array,
     *,
     chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability and entropy [B,T], at the `wanted` positions and 0 elsewhere, never holding more than [B,C,V] logits.
+    """Log-probability and entropy of a target at each state, [B,T], where it is `wanted` and 0 elsewhere, never holding more than [B,C,V] logits.
 
-    hidden [B,T,D], where hidden[t-1] predicts tokens[t]; project(head, [B,C,D]) -> logits [B,C,V] float32; tokens int32 [B,T];
-    wanted bool [B,T], false at t = 0. In each row the wanted positions are moved together first, so that chunks which no row needs are
-    skipped: the work follows the longest row's number of sampled tokens, not T.
+    hidden [B,T,D]; project(head, [B,C,D]) -> logits [B,C,V] float32; targets int32 and wanted bool [B,T]. There may be other dimensions
+    beside B: rows in stretches are [B,S,T/S,...]. In each row the wanted positions are moved together first, so that chunks which no row needs
+    are skipped: the work follows the longest row's number of sampled tokens, not T.
     """
-    rows, length = tokens.shape
-    chunk = min(chunk, length)
+    *rows, length = targets.shape
+    chunk, place = min(chunk, length), len(rows)
     count = -(-length // chunk)
-    order = jnp.argsort(~wanted, axis=1, stable=True)  # wanted positions first, in their order
-    order = jnp.pad(order, ((0, 0), (0, count * chunk - length)))
-    needed = jnp.max(jnp.sum(wanted, axis=1))
+    order = jnp.argsort(~wanted, axis=-1, stable=True)  # wanted positions first, in their order
+    order = jnp.pad(order, (*[(0, 0)] * place, (0, count * chunk - length)))
+    needed = jnp.max(jnp.sum(wanted, axis=-1))
 
     def pieces(x: jax.Array) -> jax.Array:
         """[B, count * C, ...] -> [count, B, C, ...]."""
-        return jnp.moveaxis(x.reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(x.reshape(*rows, count, chunk, *x.shape[place + 1 :]), place, 0)
 
-    states = jnp.take_along_axis(hidden, jnp.maximum(order - 1, 0)[:, :, None], axis=1)
-    targets = jnp.take_along_axis(tokens, order, axis=1)
+    states = jnp.take_along_axis(hidden, order[..., None], axis=-2)
+    targets = jnp.take_along_axis(targets, order, axis=-1)
 
     def score(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = project(head, x)
@@ -117,13 +125,23 @@ def chunked_logprobs(
 
     body = jax.checkpoint(body, prevent_cse=False)
     _, scored = jax.lax.scan(body, None, (jnp.arange(count), pieces(states), pieces(targets)))
-    place = jnp.maximum(jnp.cumsum(wanted, axis=1) - 1, 0)  # where each wanted position was moved to
+    moved = jnp.maximum(jnp.cumsum(wanted, axis=-1) - 1, 0)  # where each wanted position was moved to
 
     def back(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, 1).reshape(rows, count * chunk)
-        return jnp.where(wanted, jnp.take_along_axis(x, place, axis=1), 0.0)
+        x = jnp.moveaxis(x, 0, place).reshape(*rows, count * chunk)
+        return jnp.where(wanted, jnp.take_along_axis(x, moved, axis=-1), 0.0)
 
     return back(scored[0]), back(scored[1])
+
+
+def following(x: jax.Array) -> jax.Array:
+    """[B,T], each entry moved to the place before its own; zero (false) at the last."""
+    return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
+
+
+def preceding(x: jax.Array) -> jax.Array:
+    """[B,T], each entry moved to the place after its own; zero at the first."""
+    return jnp.pad(x[:, :-1], ((0, 0), (1, 0)))
 
 
 def reinforce_loss(

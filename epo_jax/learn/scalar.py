@@ -23,6 +23,7 @@ from epo_jax.learn.step import accumulated_sharding, dtype_of
 from epo_jax.mesh import param_shardings
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
+from epo_jax.model.stretches import stretches
 from epo_jax.report.console import say
 
 PositionLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (scalars, targets, before), all [B,T] -> [B,T]
@@ -48,7 +49,8 @@ class ScalarBatch(NamedTuple):
 def scalars(head: Any, trunk: Any, config: LlamaConfig, batch: ScalarBatch, **options: Any) -> jax.Array:
     """The number after every token of a batch [B,T], float32; `options` as of `llama.hidden_states`."""
     hidden = llama.hidden_states(trunk, config, batch.tokens, batch.positions, batch.segment_ids, **options)
-    return hidden.astype(jnp.float32) @ head["weight"] + head["bias"]
+    numbers = hidden.astype(jnp.float32) @ head["weight"] + head["bias"]
+    return stretches(options.get("mesh"), batch.tokens.shape[1]).collect(numbers)
 
 
 class ScalarModel:

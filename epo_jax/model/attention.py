@@ -1,4 +1,5 @@
-"""Attention behind one function, `attend`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere and where those cannot.
+"""Attention behind one function, `attend`: splash on TPU, cuDNN on NVIDIA, plain XLA elsewhere and where those cannot; and where the mesh
+splits the tokens of a row over devices, what `attention_sequence` makes of it.
 
 One rule everywhere: query t sees key s iff both belong to the same segment (0 = padding, sees and is seen by nobody),
 s is not at a later position, and, with a sliding window w, their positions differ by less than w. Within a segment positions
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from epo_jax.model import attention_gpu, attention_tpu
+from epo_jax.model import attention_gpu, attention_sequence, attention_tpu
+from epo_jax.model.stretches import ways_of
 
 QUERY_BLOCK = 128  # queries at a time in the plain path; longer sequences use at most MAX_BLOCKS of them
 MAX_BLOCKS = 16
@@ -37,29 +39,34 @@ def attend(
     """Softmax attention with shared key/value heads.
 
     q [B,T,N,H]; k, v [B,S,K,H]; positions and segment ids int32 [B,T] and [B,S] -> [B,T,N,H] in q's dtype.
-    `aligned`: queries and keys are the same tokens in the same order (training), so that no key of a higher index is seen.
-    `implementation`: "xla", "cudnn" or "splash"; None lets `choose` decide. Rows of padding queries hold finite numbers
-    without meaning.
+    `aligned`: queries and keys are the same tokens in the same order (training), so that no key of a higher index is seen. On a mesh whose
+    axis `sequence` is above 1 these are in the order of the stretches (`epo_jax.model.stretches`).
+    `implementation`: "xla", "cudnn", "splash", or (over such a mesh) "stretches"; None lets `choose` decide. Rows of padding queries hold finite
+    numbers without meaning.
     """
     how = implementation or choose(q, k, aligned=aligned, mesh=mesh)
+    if how == "stretches":
+        return attention_sequence.attend(q, k, v, positions=q_positions, segment_ids=q_segment_ids, sliding_window=sliding_window, mesh=mesh)
     if how == "splash":
         return attention_tpu.splash(q, k, v, q_segment_ids, sliding_window=sliding_window, mesh=mesh)
     if how == "cudnn":
         mask = visible(q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window)
         return attention_gpu.cudnn(q, k, v, mask, aligned=aligned)
     if how != "xla":
-        raise ValueError(f"attention is 'xla', 'cudnn' or 'splash', not {how!r}")
+        raise ValueError(f"attention is 'xla', 'cudnn', 'splash' or 'stretches', not {how!r}")
     return _xla(q, k, v, q_positions, kv_positions, q_segment_ids, kv_segment_ids, sliding_window, aligned)
 
 
 def choose(q: jax.Array, k: jax.Array, *, aligned: bool, mesh: Mesh | None = None, device: jax.Device | None = None) -> str:
-    """The fastest implementation that the device and the shapes allow: "splash", "cudnn" or "xla".
+    """The fastest implementation that the device and the shapes allow: "splash", "cudnn" or "xla"; where tokens are split, "splash" or "stretches".
 
     The device is the mesh's; without a mesh, the one given, or the default.
     """
     device = mesh.devices.flat[0] if mesh is not None else device or jax.devices()[0]
-    if device.platform == "tpu" and attention_tpu.can(q, k, aligned=aligned):
+    if device.platform == "tpu" and attention_tpu.can(q, k, aligned=aligned, mesh=mesh):
         return "splash"
+    if aligned and ways_of(mesh) > 1:
+        return "stretches"
     if device.platform in ("gpu", "cuda") and attention_gpu.can(q, k, device):
         return "cudnn"
     return "xla"

@@ -21,6 +21,8 @@ from epo_jax.model import rope, stack
 from epo_jax.model.attention import attend
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.dense import linear, of_integers, project, two_rows
+from epo_jax.model.embedding import embed
+from epo_jax.model.stretches import stretches
 from epo_jax.model.weights import Params, declare, init_params
 
 __all__ = ["Llama", "decode_step", "hidden_states", "init_params", "logits", "model_from", "params_of", "prefill", "unstack"]
@@ -71,9 +73,11 @@ def hidden_states(
     """The last layer's output after the final norm: tokens, positions, segment_ids int32 [B,T] -> [B,T,D] in compute_dtype.
 
     Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass, as `stack.run`
-    says; params["layers"] may be `stack.Summed`.
+    says; params["layers"] may be `stack.Summed`. On a mesh whose axis `sequence` is above 1 the result is [B,T',D], in the order of
+    `stretches.spread`.
     """
-    x = constrain(_embed(params, tokens, compute_dtype), mesh, "batch", "length", "activation")
+    tokens, positions, segment_ids = (stretches(mesh, tokens.shape[1]).spread(x) for x in (tokens, positions, segment_ids))
+    x = constrain(embed(params["embed"], tokens, compute_dtype, mesh), mesh, "batch", "length", "activation")
     cos, sin = rope.angles(config, positions)
 
     def layer(x: jax.Array, weights: Params) -> jax.Array:
@@ -143,7 +147,7 @@ def prefill(
         x, k, v = _block(weights, config, x, cos, sin, attention)
         return x, (k.astype(k_old.dtype), v.astype(v_old.dtype))
 
-    x, (k_new, v_new) = jax.lax.scan(layer, _embed(params, tokens, compute_dtype), (params["layers"], k_cache, v_cache))
+    x, (k_new, v_new) = jax.lax.scan(layer, embed(params["embed"], tokens, compute_dtype), (params["layers"], k_cache, v_cache))
     return _rms_norm(x, params["final_norm"], config.rms_norm_eps), k_new, v_new
 
 
@@ -169,7 +173,7 @@ def decode_step(
     slots = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32), (batch, capacity))
     ones = jnp.ones((batch, 1), jnp.int32)
     cos, sin = rope.angles(config, positions[:, None])
-    x = _embed(rest_params, tokens[:, None], compute_dtype)
+    x = embed(rest_params["embed"], tokens[:, None], compute_dtype)
     written: list[tuple[jax.Array, jax.Array]] = []
     for weights, (k_cache, v_cache) in zip(layer_params, caches, strict=True):
 
@@ -193,10 +197,6 @@ def unstack(params: Params) -> tuple[list[Params], Params]:
     count = layers["attn_norm"].shape[0]
     rest = {name: array for name, array in params.items() if name != "layers"}
     return [jax.tree.map(lambda array, i=i: array[i], layers) for i in range(count)], rest
-
-
-def _embed(params: Params, tokens: jax.Array, dtype: Any) -> jax.Array:
-    return jnp.take(params["embed"], tokens, axis=0).astype(dtype)
 
 
 def _block(weights: Params, config: LlamaConfig, x: jax.Array, cos: jax.Array, sin: jax.Array, attention):

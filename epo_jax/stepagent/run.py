@@ -27,7 +27,7 @@ from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import check_rows, make_mesh, rows_split_over
+from epo_jax.mesh import check_rows, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.report.console import bar, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
@@ -56,7 +56,7 @@ class StepAgentRun:
             lambda: tasks.load(config),
             lambda: partners.check_actor(config),
         )
-        self.mesh = make_mesh(config.mesh.to_dict())
+        self.mesh = strategists.make_run_mesh(config)
         check(config)
         partners.check_scored(config, self.task_sets)
         for name in ("learn", "warm_start"):

@@ -434,7 +434,7 @@ def test_shutdown_cancels_what_waits() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 1, "tensor": 2}])
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"tensor": 2}, {"fsdp": 2, "sequence": 2, "tensor": 2}])
 def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str, int]) -> None:
     devices = jax.devices()
     if len(devices) < 8:
@@ -455,7 +455,7 @@ def test_a_mesh_samples_what_one_device_samples(engine: Engine, shape: dict[str,
         for (_, one), (_, other) in zip(theirs, heard, strict=True):
             assert one.tokens == other.tokens
             np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
-    if mesh.shape["data"] > 1:
+    if mesh.size > 2:
         with pytest.raises(UserError, match="multiple of 4"):
             make_engine(mesh=mesh, slots=6)
 

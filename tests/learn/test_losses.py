@@ -56,8 +56,9 @@ def test_published_loss_and_gradient(shared: pathlib.Path, case: int) -> None:
     batch = TrajectoryBatch(*(jnp.asarray(array[0]) for array in batch))
 
     def published(logits: jax.Array) -> jax.Array:
-        logprobs, entropies = losses.chunked_logprobs(logits, lambda _, x: x, (), batch.tokens, losses.said(batch), chunk=7)
-        return losses.reinforce_loss(batch, logprobs, entropies)
+        next_tokens, wanted = losses.following(batch.tokens), losses.following(losses.said(batch))
+        scored = losses.chunked_logprobs(logits, lambda _, x: x, (), next_tokens, wanted, chunk=7)
+        return losses.reinforce_loss(batch, *map(losses.preceding, scored))
 
     ours, our_grad = jax.jit(jax.value_and_grad(published))(jnp.asarray(logits, jnp.float32))
     np.testing.assert_allclose(ours, loss, atol=1e-5, rtol=1e-5)

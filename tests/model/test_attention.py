@@ -15,6 +15,7 @@ import pytest
 
 from epo_jax.mesh import make_mesh
 from epo_jax.model import attention, attention_gpu, attention_tpu
+from epo_jax.model.stretches import stretches
 
 
 def written_out(q, k, v, q_positions, kv_positions, q_segments, kv_segments, window) -> np.ndarray:
@@ -105,6 +106,39 @@ def test_splash_on_a_mesh_computes_each_devices_part() -> None:
     together = run(q, k, v, segments)
     assert np.abs(np.asarray(together) - np.asarray(alone))[segments != 0].max() < 1e-5
     assert "tensor" in str(together.sharding.spec)
+
+
+@pytest.mark.parametrize("window", [None, pytest.param(100, marks=pytest.mark.slow)])
+def test_splash_over_stretches_is_the_rule(window) -> None:
+    """Rows over two devices, keys and values gathered: values and gradients of one device."""
+    q, k, v, positions, segments = random_case(512)
+    mesh = make_mesh({"sequence": 2, "tensor": 2}, jax.devices()[:4])
+    split, real = stretches(mesh, 512), jnp.asarray(segments != 0)[..., None, None]
+
+    def together(q, k, v):
+        out = attention_tpu.splash(
+            *(split.spread(x) for x in (q, k, v)), split.spread(jnp.asarray(segments)), sliding_window=window, mesh=mesh, interpret=True
+        )
+        return jnp.where(real, split.collect(out), 0)
+
+    def alone(q, k, v):
+        out = attention.attend(
+            q, k, v, q_positions=positions, kv_positions=positions, q_segment_ids=segments, kv_segment_ids=segments,
+            sliding_window=window, aligned=True, implementation="xla",
+        )  # fmt: skip
+        return jnp.where(real, out, 0)
+
+    pull = jnp.asarray(np.random.default_rng(3).normal(size=q.shape), jnp.float32)
+
+    def run(f):
+        def back(*qkv):
+            out, gradients_of = jax.vjp(f, *qkv)
+            return out, *gradients_of(pull)
+
+        return jax.jit(back)(q, k, v)
+
+    for ours, theirs in zip(run(together), run(alone), strict=True):
+        assert np.abs(ours - theirs).max() < 1e-4 < np.abs(theirs).max()
 
 
 def test_cudnn_is_asked_for_the_rule() -> None:

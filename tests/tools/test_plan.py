@@ -51,8 +51,8 @@ def test_whose_sizes_they_are(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("chips", "asked", "found"),
     [
-        ("h100:8", "config", {"data": 1, "fsdp": 8, "tensor": 1}),
-        ("h100:8", "tensor=2,data=-1", {"data": 4, "fsdp": 1, "tensor": 2}),
+        ("h100:8", "config", {"data": 1, "fsdp": 8, "sequence": 1, "tensor": 1}),
+        ("h100:8", "tensor=2,data=-1", {"data": 4, "fsdp": 1, "sequence": 1, "tensor": 2}),
         ("h100:8", "fsdp", "--mesh=fsdp is no mesh"),
         ("h100:8", "fsdp=x", "--mesh=fsdp=x is no mesh"),
         ("h100:8", "fsdp=3", "needs 3 devices"),
@@ -105,7 +105,7 @@ def test_a_small_model_on_tpus_that_are_not_there(tmp_path) -> None:
 
 def plan_with(*, sent: float, peak: float, rows: int = 1, programs=table.NEEDED, refused: str = "") -> dict:
     figures = {"peak": peak, "collectives": {"all-gather": [1, sent]}, "refused": refused}
-    return {"programs": {name: figures for name in programs}, "rows": rows, "hbm": 10.0, "mesh": {"data": 1, "fsdp": 2, "tensor": 1}, "estimate": False}
+    return {"programs": {name: figures for name in programs}, "rows": rows, "hbm": 10.0, "mesh": {"data": 1, "fsdp": 2, "sequence": 1, "tensor": 1}, "estimate": False}
 
 
 def test_the_best_mesh_fits_and_sends_least_for_a_row() -> None:

@@ -46,11 +46,13 @@ def collectives(text: str) -> dict[str, Collective]:
         if name in known:
             return known[name]
         found: dict[tuple[str, str], Collective] = {}
+        own: dict[tuple[str, str], Collective] = {}  # all that comes from `shard_map` has one channel: what stands side by side adds up
         for line in computations.get(name, []):
-            amounts = dict(_own(line, computations[name]))
+            for key, amount in _own(line, computations[name]):
+                own[key] = own.get(key, Collective()) + amount
             for called, times in _calls(line, computations):
-                _join(amounts, {key: amount.times(times) for key, amount in total(called).items()})
-            _join(found, amounts)
+                _join(found, {key: amount.times(times) for key, amount in total(called).items()})
+        _join(found, own)
         known[name] = found
         return found
 

@@ -61,12 +61,12 @@ class Guess:
 
 
 def guess(work: Work, mesh: dict[str, int]) -> Guess:
-    """For a mesh {"data", "fsdp", "tensor"} that divides the model and the rows."""
-    model, fsdp, tensor = work.model, mesh["fsdp"], mesh["tensor"]
+    """For a mesh, all axes with their sizes, that divides the model and the rows."""
+    model, fsdp, sequence, tensor = work.model, mesh["fsdp"], mesh["sequence"], mesh["tensor"]
     weights = declare(model)
     frozen = 0.0 if work.lora is None else 4 * _on_a_chip(weights, mesh)
     learned = _on_a_chip(weights if work.lora is None else adapters.declare(model, work.lora), mesh)
-    tokens = work.rows / (mesh["data"] * fsdp) * work.length  # on one chip
+    tokens = work.rows / (mesh["data"] * fsdp * sequence) * work.length  # on one chip
     wide = model.hidden_size * work.compute_bytes
     layer = (matmul_params(model) - model.vocab_size * model.hidden_size) / model.num_layers / tensor
     inputs = tokens * wide * model.num_layers
@@ -76,16 +76,19 @@ def guess(work: Work, mesh: dict[str, int]) -> Guess:
         6 * model.hidden_size + (4 * model.intermediate_size + 6 * model.num_heads * model.head_dim) / tensor
     )
     head = model.vocab_size / tensor * (8 * model.hidden_size + 12 * min(tokens, HEAD_TOKENS))
-    gathered = 0.0 if fsdp == 1 else (fsdp - 1) / fsdp * (4 * work.compute_bytes * model.num_params / tensor)  # 8.3 bytes a weight were seen on v5e-16
+    ways = fsdp * sequence  # 8.3 bytes a weight were seen on v5e-16:
+    gathered = 0.0 if ways == 1 else (ways - 1) / ways * (4 * work.compute_bytes * model.num_params / tensor)
+    keys = 2 * tokens * model.num_kv_heads * model.head_dim / tensor * model.num_layers  # of a stretch, with values: forward twice, then with gradients
+    exchanged = (sequence - 1) * keys * (3 * work.compute_bytes + 4)
     summed = 0.0 if tensor == 1 else (tensor - 1) / tensor * 2 * 6 * inputs
     replicated = 0.0 if mesh["data"] == 1 else 2 * (mesh["data"] - 1) / mesh["data"] * 4 * learned
     needed = STATE_BYTES * learned + frozen + inputs + max(one_layer, head)
-    return Guess(mesh, needed, (gathered + summed + replicated) / (work.rows / (mesh["data"] * fsdp) * fsdp))
+    return Guess(mesh, needed, (gathered + exchanged + summed + replicated) / (work.rows / (mesh["data"] * fsdp) * fsdp))
 
 
 def meshes(model: LlamaConfig, chips: int) -> list[dict[str, int]]:
     """Every factorisation of the chips over fsdp and tensor that divides the model."""
-    found = [{"data": 1, "fsdp": chips // tensor, "tensor": tensor} for tensor in range(1, chips + 1) if chips % tensor == 0]
+    found = [{"data": 1, "fsdp": chips // tensor, "sequence": 1, "tensor": tensor} for tensor in range(1, chips + 1) if chips % tensor == 0]
     return [mesh for mesh in found if all(divides(weight, mesh) for weight in _leaves(declare(model)))]
 
 

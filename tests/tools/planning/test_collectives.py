@@ -112,3 +112,17 @@ def test_a_compiled_program() -> None:
 
     found = collectives(jax.jit(run, out_shardings=NamedSharding(mesh, PartitionSpec())).lower(x, weights).compile().as_text())
     assert found == {"all-reduce": Collective(6, 6 * 16 * 24 * 4)}
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+def test_what_goes_from_device_to_device_is_counted_hop_by_hop() -> None:
+    """All that `shard_map` sends has one channel; three hops of 16 float32 are three."""
+    mesh, hops = make_mesh({"sequence": 8}), [(device, (device + 1) % 8) for device in range(8)]
+
+    def local(x):
+        for _ in range(3):
+            x = jax.lax.ppermute(jnp.sin(x), "sequence", hops)
+        return x
+
+    run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=PartitionSpec("sequence"), out_specs=PartitionSpec("sequence")))
+    assert collectives(run.lower(jnp.ones(128)).compile().as_text()) == {"collective-permute": Collective(3, 3 * 16 * 4)}

@@ -42,10 +42,10 @@ def test_flops_by_hand() -> None:
 def test_the_state_is_split_and_the_guess_sees_it() -> None:
     work = Work(model("llama-3-8b"), rows=16, length=4096)
     whole = 16 * model("llama-3-8b").num_params
-    sixteen = formula.guess(work, {"data": 1, "fsdp": 16, "tensor": 1})
+    sixteen = formula.guess(work, {"data": 1, "fsdp": 16, "sequence": 1, "tensor": 1})
     assert whole / 16 < sixteen.bytes < 15.75 * GIB
-    assert formula.guess(work, {"data": 16, "fsdp": 1, "tensor": 1}).bytes > whole
-    adapted = formula.guess(dataclasses.replace(work, lora=Lora(8)), {"data": 1, "fsdp": 16, "tensor": 1})
+    assert formula.guess(work, {"data": 16, "fsdp": 1, "sequence": 1, "tensor": 1}).bytes > whole
+    adapted = formula.guess(dataclasses.replace(work, lora=Lora(8)), {"data": 1, "fsdp": 16, "sequence": 1, "tensor": 1})
     assert adapted.bytes < sixteen.bytes - 0.7 * 12 / 16 * model("llama-3-8b").num_params
 
 
@@ -71,7 +71,7 @@ def test_a_mesh_that_does_not_divide_is_no_candidate() -> None:
 
 
 def test_rows_are_rounded_up_to_what_the_mesh_divides() -> None:
-    assert [formula.rows_for(rows, {"data": 2, "fsdp": 4, "tensor": 2}) for rows in (1, 8, 9)] == [8, 8, 16]
+    assert [formula.rows_for(rows, {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 2}) for rows in (1, 8, 9)] == [8, 8, 16]
 
 
 @pytest.mark.parametrize(
