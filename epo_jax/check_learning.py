@@ -24,6 +24,8 @@ def check_learning(config: ConfigDict, mesh: Mesh) -> None:
     if config.credit.estimator == "bc" and config.async_rounds:
         raise UserError("credit.estimator bc reads demonstrations and plays nothing that async_rounds could play ahead: set it to False.")
     credit.estimate(config.credit.estimator, [], **credit.options_of(config.credit.estimator, config.credit.to_dict()))
+    if config.rollout.workers < 0:
+        raise UserError(f"rollout.workers is {config.rollout.workers}: give the number of processes that run environments, or 0 for none.")
     size, episodes = config.rollout.group_size, config.rollout.episodes
     if size < 1 or episodes % size:
         raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")

@@ -1,6 +1,7 @@
 """The episodes of a run: those of a round, those of the next round while the present one is learned from, and those of an evaluation.
 
-Here is the engine, with the weights that it samples from. What an episode is made of is told in epo_jax/rollout/.
+Here is the engine, with the weights that it samples from. What an episode is made of is told in epo_jax/rollout/. Of several processes each has an
+engine on its own devices and plays its share of the episodes; every phase ends with all episodes at all of them (hosts/shares.py).
 """
 
 from __future__ import annotations
@@ -8,19 +9,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from epo_jax import strategist as strategists
+from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
+from epo_jax.hosts import arrays, shares
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn.learner import Learner
+from epo_jax.mesh import param_shardings
 from epo_jax.partners import Partners
 from epo_jax.play_ahead import meanwhile
+from epo_jax.rollout.environments import Here
 from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episodes_of_evaluation, episodes_of_round, place
 from epo_jax.rollout.tasks import TaskSet
+from epo_jax.rollout.workers import Workers
 from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
 from epo_jax.strategist import Strategist
@@ -40,6 +47,14 @@ def round_of(config: ConfigDict, task_sets: Sequence[TaskSet], opponents: Oppone
     )
 
 
+class _Played(NamedTuple):
+    """What this process has of a phase. trouble: why it could not go on."""
+
+    trajectories: list[Trajectory]
+    figures: dict[str, float]
+    trouble: UserError | None
+
+
 class Playing:
     """Plays for one run, with the learner's weights of the moment at which `renew` was last called."""
 
@@ -57,24 +72,31 @@ class Playing:
     ) -> None:
         self._config, self._stop, self._task_sets, self._folder = config, stop, task_sets, folder
         self._strategist, self._partners, self._opponents, self._learner = strategist, partners, opponents, learner
-        self._mesh = mesh
+        self._mesh, self._own_mesh = mesh, arrays.own_mesh(mesh)
+        self._environments = Workers(config.rollout.workers) if config.rollout.workers else Here()
         self._figures_ahead: dict[str, float] = {}
         self.engine = self.make_engine()
 
     def make_engine(self) -> Engine:
         """One that samples from the learner's present weights."""
-        return strategists.engine(self._strategist, self._learner.playing_params(), self._config, self._mesh, self._learner.version)
+        return strategists.engine(self._strategist, self._weights(), self._config, self._own_mesh, self._learner.version)
 
     def renew(self) -> None:
         """From now on the engine samples from the learner's present weights."""
-        self.engine.update_weights(self._learner.playing_params(), self._learner.version)
+        self.engine.update_weights(self._weights(), self._learner.version)
 
     def release(self) -> None:
         """Makes room for gradient and activations, beside which the engine's weights and caches would lie; `renew` brings them back."""
         if not self.plays_ahead:
             self.engine.release()
 
+    def close(self) -> None:
+        """Ends the worker processes, if there are any."""
+        if isinstance(self._environments, Workers):
+            self._environments.close()
+
     def shutdown(self) -> None:
+        """Nothing is played any more."""
         self._opponents.shutdown()
         self.engine.shutdown()
 
@@ -111,19 +133,15 @@ class Playing:
         round = position.round + 1
         # The learner gives its own arrays away with its next step; and a round that was stopped halfway no longer has those it began with.
         fresh = position.steps == 0
-        params = self._learner.playing_params(copy=True) if fresh else self._opponents.weights_of_round(position.round)
+        params = self._weights(copy=True) if fresh else self._opponents.weights_of_round(position.round)
         self.engine.update_weights(params, self._learner.version)
-        title, path = f"round {round + 1} play", self._folder.trajectories(round)
-
-        def play(should_stop: Callable[[], bool]) -> None:
-            stop = lambda: should_stop() or self._stop.requested  # noqa: E731
-            _, self._figures_ahead = self._play_and_keep(title, self._episodes(round), sampling, path, stop, ahead=True)
-
-        with meanwhile(play):
+        path = self._folder.trajectories(round)
+        begun = self._begin(f"round {round + 1} play", self._episodes(round), sampling, path, ahead=True)
+        played: list[_Played] = []
+        with meanwhile(lambda should_stop: played.append(begun(should_stop))):
             yield
             self._learner.save()  # what was learned stays, should the play that is waited for fail
-        if self._stop.requested:  # while the play was waited for, which then is not whole
-            self._learner.save_and_stop()
+        _, self._figures_ahead = self._end(path, played[0])
 
     # --- their parts ------------------------------------------------------------------------------------------------
 
@@ -132,16 +150,17 @@ class Playing:
 
     def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
         """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
-        trajectories, figures = self._play_and_keep(title, episodes, sampling, path, lambda: self._stop.requested)
-        if self._stop.requested:
-            self._learner.save_and_stop()
+        trajectories, figures = self._end(path, self._begin(title, episodes, sampling, path)(lambda: False))
         values |= figures
         return trajectories
 
-    def _play_and_keep(
-        self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, should_stop: Callable[[], bool], *, ahead: bool = False
-    ) -> tuple[list[Trajectory], dict[str, float]]:
+    def _begin(
+        self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, *, ahead: bool = False
+    ) -> Callable[[Callable[[], bool]], _Played]:
+        """(should_stop) → what this process has played when its share is played, or it should stop, or it cannot go on."""
         position = self._learner.position
+        learning = position.steps > 0 and not ahead
+        mine, share = shares.begin(path, episodes, self.engine.weights_version, learning=learning)
         player = Player(
             engine=self.engine,
             conversation=self._strategist.conversation,
@@ -151,15 +170,37 @@ class Playing:
             weights_version=self.engine.weights_version,
             others=self._opponents.advisers({episode.opponent for episode in episodes if episode.task_set.two_seats}, sampling),
             evaluator=self._partners.evaluator,
+            environments=self._environments,
         )
-        return play_and_keep(
-            title,
-            player,
-            episodes,
-            path,
-            at_once=self._config.rollout.slots,
-            should_stop=should_stop,
-            learning=position.steps > 0 and not ahead,
-            note=self._partners.clients.note,
-            quiet=ahead,
-        )
+
+        def play(should_stop: Callable[[], bool]) -> _Played:
+            try:
+                trajectories, figures = play_and_keep(
+                    title,
+                    player,
+                    share,
+                    mine,
+                    at_once=self._config.rollout.slots,
+                    should_stop=lambda: should_stop() or self._stop.requested,
+                    learning=learning,
+                    note=self._partners.clients.note,
+                    quiet=ahead,
+                )
+                return _Played(trajectories, figures, None)
+            except UserError as error:
+                self._stop.call_off()
+                return _Played([], {}, error)
+
+        return play
+
+    def _end(self, path: Path, played: _Played) -> tuple[list[Trajectory], dict[str, float]]:
+        """What all processes have played, and their figures. Where one was asked to stop, all save and stop; where one cannot go on, nobody can."""
+        trajectories, stop = shares.end(path, played.trajectories, played.trouble, self._stop.requested)
+        if stop:
+            self._learner.save_and_stop()
+        return trajectories, shares.as_one(played.figures)
+
+    def _weights(self, *, copy: bool = False) -> Any:
+        """The learner's present weights where this process plays with them."""
+        params = self._learner.playing_params(copy=copy)
+        return arrays.own_copy(params, param_shardings(self._strategist.config, self._own_mesh), self._mesh)

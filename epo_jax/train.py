@@ -9,6 +9,7 @@ The same command continues a run that was stopped (Ctrl-C, SIGTERM, a kill) wher
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import math
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from epo_jax import command_line, compilation, partners, self_play, strategist as strategists
@@ -27,10 +29,13 @@ from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
+from epo_jax.hosts import arrays, exchange, shares
+from epo_jax.hosts.joining import joined
+from epo_jax.hosts.unwritten import Unwritten
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import make_mesh
+from epo_jax.mesh import make_mesh, param_shardings
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
@@ -46,6 +51,7 @@ from epo_jax.round_batches import RoundBatches
 from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
 from epo_jax.stepagent.run import StepAgentRun
+from epo_jax.strategist import Strategist
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -58,9 +64,9 @@ def main() -> None:
     kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
-    if DRY_RUN.value:
-        sys.exit(DryRun(config, check_learning).everything())
-    with StopRequest() as stop:
+    with joined(config.distributed) as stop:
+        if DRY_RUN.value:
+            sys.exit(DryRun(config, check_learning).everything())
         try:
             kinds[config.learn_from](config, stop).everything()
         except Stopped:
@@ -84,6 +90,7 @@ class Run:
             played = [task_set.environment for task_set in self.task_sets]
             self_play.check(config, played, partners.ACTORS[config.actor].needs_strategy)
         self.mesh = make_mesh(config.mesh.to_dict())
+        own_mesh = arrays.own_mesh(self.mesh)
         check_learning(config, self.mesh)
         self.strategist = strategists.load(
             config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
@@ -91,11 +98,12 @@ class Run:
         self.folder = RunFolder.open(config)
         if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
             say(trouble)
-        self.strategist.tokenizer.save(self.folder.tokenizer)
-        self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
-        self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
-        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
-        self.page = RunPage(self.folder.path)
+        exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
+        self.partners = Partners(config, self.folder.path, self._untrained(own_mesh), own_mesh)
+        self.opponents = Opponents(config, self.strategist, own_mesh, self.folder.path, self.partners.actor)
+        silent = None if exchange.first() else Unwritten(self.folder.path)
+        self.metrics = silent or MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.page = silent or RunPage(self.folder.path)
         self.batches = RoundBatches(config, self.mesh, self.task_sets, self.strategist)
         rounds = (round_of(config, self.task_sets, self.opponents, round) for round in range(config.rounds))
         counts = [sum(episode.trajectories for episode in episodes) for episodes in rounds]
@@ -113,6 +121,7 @@ class Run:
             raise UserError(f"{str(error).rstrip('.')}. What was played and judged is in {self.folder.path}; the same command continues.") from error
         finally:
             self.partners.close()
+            self.playing.close()
 
     def _everything(self) -> None:
         self._say_plan()
@@ -170,7 +179,8 @@ class Run:
             credit.estimate(settings.estimator, group, **options)
             if settings.permute:
                 credit.permute_advantages(group, episode_seed(self.config.seed, "permute", self.learner.position.round))
-        write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        if exchange.first():
+            write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
         values["seconds_judge"] = time.monotonic() - start
         values["judge_failed"] = counts.failed
         values["judge_picked_share"] = counts.picked_turns / counts.turns if counts.turns else math.nan
@@ -204,12 +214,13 @@ class Run:
         rounds_done, values = self.learner.position.round, dict[str, float]()
         path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
         trajectories = self.playing.evaluation(values)
-        values |= describe_each(trajectories) | self.partners.clients.figures()
+        values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())
         for environment, figure in main_figures(trajectories).items():
             name = f"{environment}/{MAIN_FIGURES[environment]}"
             values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
         self.metrics.write("evaluation", rounds_done, values)
-        curve.save(self.metrics.path, self.folder.curve)
+        if exchange.first():
+            curve.save(self.metrics.path, self.folder.curve)
         if self.config.checkpoint.keep_best:
             self.learner.keep_if_best(mean_outcome(trajectories))
         before = read_jsonl(first) if rounds_done and first.exists() else []
@@ -238,22 +249,33 @@ class Run:
 
     def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
         """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
-        with bar(f"round {self.learner.position.round + 1} judge", len(trajectories)) as progress:
+        mine, counts, trouble = shares.of(trajectories), judge.JudgeCounts(), None
+        with bar(f"round {self.learner.position.round + 1} judge", len(mine)) as progress:
+            scoring = judge.judge_all(
+                self.partners.judge,
+                mine,
+                concurrency=self.config.judge_api.concurrency,
+                on_judged=lambda: progress.advance(self.partners.clients.note()),
+                should_stop=lambda: self.stop.requested,
+            )
             try:
-                counts = asyncio.run(
-                    judge.judge_all(
-                        self.partners.judge,
-                        trajectories,
-                        concurrency=self.config.judge_api.concurrency,
-                        on_judged=lambda: progress.advance(self.partners.clients.note()),
-                        should_stop=lambda: self.stop.requested,
-                    )
-                )
+                counts = asyncio.run(scoring)
+            except UserError as error:
+                trouble = error
+                self.stop.call_off()
             finally:
-                write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
-        if self.stop.requested:
+                if exchange.count() == 1:
+                    write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        if shares.judged(self.folder.trajectories(self.learner.position.round), trajectories, trouble, self.stop.requested):
             self.learner.save_and_stop()
-        return counts
+        return judge.JudgeCounts(**shares.as_one(dataclasses.asdict(counts)))
+
+    def _untrained(self, mesh: Mesh) -> Strategist:
+        """The strategist as its partners may use it: with weights where this process plays, if one of them is made of them."""
+        if self.config.actor != "local" or self.config.local_actor.source not in partners.INITIAL:
+            return self.strategist
+        params = arrays.own_copy(self.strategist.params, param_shardings(self.strategist.config, mesh), self.mesh)
+        return dataclasses.replace(self.strategist, params=params)
 
     @functools.cached_property
     def critic(self) -> Critic | None:
@@ -289,7 +311,7 @@ class Run:
         say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
-        values |= describe_each(trajectories) | self.partners.clients.figures()
+        values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())
         values["compilations"] = self.playing.engine.stats["compilations"] + self.learner.compilations
         values["compile_seconds"] = compilation.seconds()
         round = self.learner.position.round
