@@ -27,7 +27,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 PING_S = 5.0
-SILENCE_S = 30.0  # without a word from a watch: its machine is gone
+SILENCE_S = 45.0  # without a word from a watch: its machine is gone
 GRACE_S = 5.0  # for a process to end by itself before it is killed
 WITHOUT_A_WORD = "it ended without a word: killed, out of memory, or aborted by its runtime"
 UNREACHABLE = "its machine cannot be reached any more"
