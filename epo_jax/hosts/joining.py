@@ -40,7 +40,7 @@ def joined(settings: ConfigDict) -> Iterator[StopRequest]:
     """All of a run happens within; yields its request to stop. Joins the other processes, if there are any, before JAX is used at all.
 
     With several, all leave together; a `UserError` ends this process at once with exit code 2, and any other error with 1, and the others with it.
-    Raises `UserError` where the settings are not possible, or the others do not come within `start_timeout_s`.
+    Raises `UserError` where the settings are not possible; where the others do not come within `start_timeout_s`, it says so and ends with 2.
     """
     arguments = _arguments(settings)
     if arguments is None:
@@ -103,11 +103,21 @@ def _clustered() -> bool:
 
 def _initialize(arguments: dict[str, Any], timeout_s: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is hosts/stopping.py's
+    missed = threading.Timer(timeout_s, _end_missed, (timeout_s,))  # JAX would abort the process instead of raising
+    missed.daemon = True
+    missed.start()
     try:
-        jax.distributed.initialize(**arguments, initialization_timeout=timeout_s, heartbeat_timeout_seconds=HEARTBEAT_S)
+        jax.distributed.initialize(**arguments, initialization_timeout=timeout_s + 60, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError, OSError) as error:
-        sentence = str(error).strip().splitlines()[0]
-        raise UserError(f"the processes of this run did not find each other within {timeout_s} s ({sentence}): start one on every host.") from error
+        raise UserError(f"the processes of this run cannot find each other ({str(error).strip().splitlines()[0]}).") from error
+    finally:
+        missed.cancel()
+
+
+def _end_missed(timeout_s: int) -> None:
+    sentence = f"the other processes of this run did not come within {timeout_s} s: start one on every host, and see that they reach the first one."
+    print(f"epo_jax: {sentence}", file=sys.stderr, flush=True)
+    _end_now(2)
 
 
 def _leave(own: _OwnWatch) -> None:

@@ -112,7 +112,7 @@ def test_processes_that_do_not_come_are_missed():
     with started(1, 1, "tests.hosts.member", "--task=exchanges", "--config.distributed.coordinator=127.0.0.1:1",
                  "--config.distributed.processes=2", "--config.distributed.process=1", "--config.distributed.start_timeout_s=3") as processes:  # fmt: skip
         assert processes.wait(SECONDS) == [2], processes.output(0)
-        assert "did not find each other within 3 s" in processes.output(0)
+        assert "the other processes of this run did not come within 3 s" in processes.output(0)
 
 
 @pytest.mark.parametrize(
