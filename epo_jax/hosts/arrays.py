@@ -74,7 +74,7 @@ def _blocks(mesh: Mesh) -> list[np.ndarray]:
             )
         blocks.append(mesh.devices[block])
     if len({block.shape for block in blocks}) > 1:
-        raise UserError(f"the mesh ({_words(mesh)}) gives the processes blocks of different shapes: every process needs as many devices as the others.")
+        raise UserError(f"the mesh ({_words(mesh)}) gives the processes blocks of different shapes: all need as many devices.")
     return blocks
 
 

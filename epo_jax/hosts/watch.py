@@ -5,8 +5,8 @@ that is killed, aborted by its runtime, or stuck in a collective that will never
 first one's, which passes on what it hears. jax.distributed's own heartbeats stay on behind it; they end processes too, only later and in other words.
 
     stdin   from the process: the token and where the first watch listens, as one JSON line; then "done", or {"code", "why"} of its end
-    stdout  to the process: {"port"} of the first watch, {"watching": whether} of the others, when they are connected; {"heard"} of its end; {"end": code}
-            when it must end
+    stdout  to the process: {"port"} of the first watch, {"watching": whether} of the others, when they are connected; {"heard"} of its end;
+            {"end": code} when it must end
     stderr  the process's own: the sentence
 
 Between watches, a JSON object a line: {"token", "process", "host"} and {"welcome"} at first, {"ping"}, {"process", "host", "code", "why"} of an end,
@@ -49,7 +49,8 @@ class Watch:
         commands = await _reader(sys.stdin.buffer)
         start = json.loads(await commands.readline())
         if self._index == 0:
-            await asyncio.start_server(lambda reader, writer: self._greet(reader, writer, start["token"]), sock=(at := _any_port()), limit=LONGEST_LINE)
+            at = _any_port()
+            await asyncio.start_server(lambda reader, writer: self._greet(reader, writer, start["token"]), sock=at, limit=LONGEST_LINE)
             print(json.dumps({"port": at.getsockname()[1]}), flush=True)
         else:
             try:

@@ -1,6 +1,7 @@
 """An environment as a player uses it: in this process, or in one of a pool of worker processes (workers.py).
 
-Only environments of one seat are played through this; the parties of a conversation (two_seats.py) cost next to nothing. No JAX here: workers import it.
+Only environments of one seat are played through this; the parties of a conversation (two_seats.py) cost next to nothing. Workers import it, so it
+knows nothing of JAX.
 """
 
 from __future__ import annotations
