@@ -51,6 +51,13 @@ def get_defaults() -> ConfigDict:
     config.mesh.sequence = 0
     config.mesh.tensor = 0
 
+    config.distributed = ConfigDict()  # several processes, one run (epo_jax/hosts/joining.py)
+    # auto: as the cluster says (Cloud TPU, SLURM, Open MPI, Kubernetes), alone where none does | none: alone | HOST:PORT of the first process
+    config.distributed.coordinator = "auto"
+    config.distributed.processes = 0  # with HOST:PORT: how many there are in all
+    config.distributed.process = -1  # with HOST:PORT: which of them this is, from 0
+    config.distributed.start_timeout_s = 300  # how long the processes wait for each other at the start
+
     config.environments = ConfigDict()
     config.environments.alfworld = get_environment(max_turns=20)
     config.environments.webshop = get_environment(max_turns=10)
@@ -79,6 +86,7 @@ def get_defaults() -> ConfigDict:
     config.rollout.max_context = 1024  # a whole episode; one that would grow longer ends there
     config.rollout.slots = 32  # episodes played at once
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
+    config.rollout.workers = 0  # processes that run the environments of one seat (epo_jax/rollout/workers.py); 0: this one does
     config.rollout.weights = "compute"  # compute (model.compute_dtype) | bfloat16 | int8: while playing; learning keeps float32 masters
 
     config.actor = "literal"  # literal | openai | local | policy (no separate actor: what the policy says is the action; prompts act, act_brief)

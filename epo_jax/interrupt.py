@@ -13,7 +13,8 @@ class Stopped(Exception):
 class StopRequest:
     """Set by SIGTERM or Ctrl-C; loops look at `requested` between two pieces of work, save, and leave.
 
-    A context manager: the previous signal handlers come back on exit. A second signal raises `KeyboardInterrupt` at once.
+    A context manager: the previous signal handlers come back on exit. A second signal raises `KeyboardInterrupt` at once. Where several processes
+    make one run, hosts/stopping.py has the request that they share.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,13 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def before_step(self) -> bool:
+        """Whether to stop before the next optimizer step: the same answer at every process."""
+        return self.requested
+
+    def call_off(self) -> None:
+        """What other processes play or judge need not end: this one cannot go on. Nothing where there are no others."""
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         if self.requested:

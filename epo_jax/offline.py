@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 from epo_jax import compilation, recorded, strategist as strategists
 from epo_jax.batch import BatchCounts, TrajectoryBatch, make_batches
 from epo_jax.errors import UserError
+from epo_jax.hosts import exchange
+from epo_jax.hosts.unwritten import Unwritten
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices
 from epo_jax.learn.learner import Learner
@@ -51,10 +53,12 @@ class OfflineRun:
         self.folder = RunFolder.open(config)
         if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
             say(trouble)
-        self._remember_data({"rows": file.rows, "malformed": [row._asdict() for row in file.malformed], "cut": dataclasses.asdict(cut)})
-        self.strategist.tokenizer.save(self.folder.tokenizer)
-        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
-        self.page = RunPage(self.folder.path)
+        found = {"rows": file.rows, "malformed": [row._asdict() for row in file.malformed], "cut": dataclasses.asdict(cut)}
+        exchange.by_first(lambda: self._remember_data(found))
+        exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
+        silent = None if exchange.first() else Unwritten(self.folder.path)
+        self.metrics = silent or MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.page = silent or RunPage(self.folder.path)
         self.steps = math.ceil(len(self.conversations) / (learn.rows * learn.accumulation))  # optimizer steps a pass
         self.learner = Learner(
             config, self.strategist, self.mesh, self.folder.checkpoints, stop, {"warm_start": 0, "rounds": learn.epochs * self.steps}

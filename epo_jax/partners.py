@@ -32,6 +32,7 @@ from epo_jax.api.client import ApiClient
 from epo_jax.api.settings import ApiSettings
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
+from epo_jax.hosts import exchange
 from epo_jax.mesh import param_shardings
 from epo_jax.reward.evaluator import Evaluator
 from epo_jax.reward.evaluator_openai import OpenAIEvaluator
@@ -123,10 +124,11 @@ class ApiClients:
         self.budget: Budget | None = None
         if not roles:
             return
-        settings = {role: ApiSettings.from_config(config[section], section) for role, section in roles.items()}
-        self.budget = Budget.shared(list(settings.values()), folder / BUDGET_NAME)
+        processes = exchange.count()
+        settings = {role: ApiSettings.from_config(config[section], section).divided(processes) for role, section in roles.items()}
+        self.budget = Budget.shared(list(settings.values()), folder / _own(BUDGET_NAME))
         if config.api.cache != "none":
-            self.cache = ReplyCache(config.api.cache or folder / CACHE_NAME, offline=config.api.offline)
+            self.cache = ReplyCache(config.api.cache or folder / _own(CACHE_NAME), offline=config.api.offline)
         self._clients = {role: ApiClient(each, cache=self.cache, budget=self.budget) for role, each in settings.items()}
         self._reported = {role: client.totals.as_dict() for role, client in self._clients.items()}
 
@@ -160,6 +162,12 @@ class ApiClients:
         for each in (self.cache, self.budget):
             if each is not None:
                 each.close()
+
+
+def _own(name: str) -> str:
+    """Of several processes each has files of its own: they may be on machines that share no locks."""
+    stem, dot, kind = name.rpartition(".")
+    return name if exchange.count() == 1 else f"{stem}.process_{exchange.index()}{dot}{kind}"
 
 
 # --- the partners ---------------------------------------------------------------------------------------------------

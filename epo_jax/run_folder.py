@@ -34,6 +34,7 @@ import jax
 from ml_collections import ConfigDict
 
 from epo_jax.errors import UserError
+from epo_jax.hosts import exchange
 
 # A run may be continued for more rounds, elsewhere, on another mesh, with another server of the same models, at other prices and limits:
 # these fields may differ from the first start.
@@ -44,7 +45,8 @@ MAY_CHANGE_OF_AN_API = (
 )  # fmt: skip
 MAY_CHANGE = (
     "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.sequence", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
-    "api.cache", "api.offline", "compilation_cache",
+    "api.cache", "api.offline", "compilation_cache", "rollout.workers",
+    "distributed.coordinator", "distributed.processes", "distributed.process", "distributed.start_timeout_s",
     *(f"{section}.{field}" for section in ("actor_api", "judge_api", "evaluator_api") for field in MAY_CHANGE_OF_AN_API),
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -59,20 +61,11 @@ class RunFolder:
     def open(cls, config: ConfigDict) -> RunFolder:
         """Makes the folder, or checks that it belongs to this configuration.
 
-        Raises `UserError` if it holds a run of another configuration or cannot be written; nothing is changed then.
+        Raises `UserError` if it holds a run of another configuration or cannot be written; nothing is changed then. Of several processes the first
+        one does it, and all wait for it.
         """
-        path, resumed = examine(config)
-        stored = path / "config.json"
-        try:
-            if not resumed:
-                for name in ("trajectories", "evaluation"):
-                    (path / name).mkdir(parents=True, exist_ok=True)
-                write_whole(stored, json.dumps(flatten(config.to_dict()), indent=1, sort_keys=True))
-            with open(path / "provenance.jsonl", "a") as file:
-                file.write(json.dumps(provenance(config)) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write the run folder {path}: {error.strerror or error}.") from error
-        return cls(path, resumed)
+        path = folder_of(config)
+        return cls(path, exchange.by_first(lambda: _prepare(config)))
 
     def trajectories(self, round: int) -> pathlib.Path:
         return self.path / "trajectories" / f"round_{round:03d}.jsonl"
@@ -97,12 +90,32 @@ class RunFolder:
         return self.path / "strategist"
 
 
+def folder_of(config: ConfigDict) -> pathlib.Path:
+    """Where a run of this configuration writes."""
+    return pathlib.Path(config.workdir or f"runs/{config.name}")
+
+
+def _prepare(config: ConfigDict) -> bool:
+    """Makes or checks the folder, and says whether its run is continued."""
+    path, resumed = examine(config)
+    try:
+        if not resumed:
+            for name in ("trajectories", "evaluation"):
+                (path / name).mkdir(parents=True, exist_ok=True)
+            write_whole(path / "config.json", json.dumps(flatten(config.to_dict()), indent=1, sort_keys=True))
+        with open(path / "provenance.jsonl", "a") as file:
+            file.write(json.dumps(provenance(config)) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {path}: {error.strerror or error}.") from error
+    return resumed
+
+
 def examine(config: ConfigDict) -> tuple[pathlib.Path, bool]:
     """(the folder of a run of this configuration, whether it holds one that would be continued); nothing is written.
 
     Raises `UserError` where it holds a run of another configuration, or something else.
     """
-    path = pathlib.Path(config.workdir or f"runs/{config.name}")
+    path = folder_of(config)
     stored = path / "config.json"
     try:
         if stored.exists():

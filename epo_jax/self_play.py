@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from epo_jax import strategist as strategists
 from epo_jax.errors import UserError
+from epo_jax.hosts import exchange
 from epo_jax.learn.step import dtype_of
 from epo_jax.model import hf_weights
 from epo_jax.rollout import opponents
@@ -54,9 +55,10 @@ class Opponents:
 
     def remember(self, round: int, params: Any) -> None:
         """Keeps the weights that `round` begins with, if anybody may meet them later; and forgets those that nobody will."""
-        if (round == 0 or self._config.async_rounds or self._weights.get(opponents.EARLIER)) and not self._of_round(round).exists():
+        wanted = round == 0 or self._config.async_rounds or self._weights.get(opponents.EARLIER)
+        if wanted and not exchange.by_first(self._of_round(round).exists):
             hf_weights.save(self._of_round(round), self._strategist.config, params, self._run / "tokenizer")
-        for forgotten in range(1, round - self._settings.memory):
+        for forgotten in range(1, round - self._settings.memory) if exchange.first() else ():
             shutil.rmtree(self._of_round(forgotten), ignore_errors=True)
 
     def weights_of_round(self, round: int) -> Any:

@@ -9,15 +9,13 @@ The same command continues a run that was stopped (Ctrl-C, SIGTERM, a kill) wher
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import dataclasses
 import functools
 import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -27,32 +25,33 @@ from ml_collections import ConfigDict, config_flags
 
 from epo_jax import command_line, compilation, partners, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
-from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
+from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
-from epo_jax.generate.engine import Engine, Sampling
+from epo_jax.hosts import arrays, exchange, shares
+from epo_jax.hosts.joining import joined
+from epo_jax.hosts.unwritten import Unwritten
 from epo_jax.interrupt import Stopped, StopRequest
-from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import check_rows, rows_split_over
+from epo_jax.mesh import param_shardings
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
-from epo_jax.play_ahead import meanwhile
+from epo_jax.playing import Playing, round_of
 from epo_jax.report import curve
 from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.report.page.run_page import RunPage
 from epo_jax.reward import credit, judge
-from epo_jax.reward.group_credit import GROUP_ESTIMATORS
 from epo_jax.rollout import demonstrations, tasks
-from epo_jax.rollout.keep import play_and_keep
-from epo_jax.rollout.play import Episode, Player, episode_seed, episodes_of_evaluation, episodes_of_round, place
+from epo_jax.rollout.play import episode_seed
+from epo_jax.round_batches import RoundBatches
 from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
 from epo_jax.stepagent.run import StepAgentRun
+from epo_jax.strategist import Strategist
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -65,9 +64,9 @@ def main() -> None:
     kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
-    if DRY_RUN.value:
-        sys.exit(DryRun(config, _check_learning).everything())
-    with StopRequest() as stop:
+    with joined(config.distributed) as stop:
+        if DRY_RUN.value:
+            sys.exit(DryRun(config, check_learning).everything())
         try:
             kinds[config.learn_from](config, stop).everything()
         except Stopped:
@@ -91,22 +90,28 @@ class Run:
             played = [task_set.environment for task_set in self.task_sets]
             self_play.check(config, played, partners.ACTORS[config.actor].needs_strategy)
         self.mesh = strategists.make_run_mesh(config)
-        _check_learning(config, self.mesh)
+        own_mesh = arrays.own_mesh(self.mesh)
+        check_learning(config, self.mesh)
         self.strategist = strategists.load(
             config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
         )
         self.folder = RunFolder.open(config)
         if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
             say(trouble)
-        self.strategist.tokenizer.save(self.folder.tokenizer)
-        self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
-        self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
-        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
-        self.page = RunPage(self.folder.path)
-        totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
-        self.ahead: dict[str, float] = {}  # figures of the play that was done ahead
+        exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
+        self.partners = Partners(config, self.folder.path, self._untrained(own_mesh), own_mesh)
+        self.opponents = Opponents(config, self.strategist, own_mesh, self.folder.path, self.partners.actor)
+        silent = None if exchange.first() else Unwritten(self.folder.path)
+        self.metrics = silent or MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.page = silent or RunPage(self.folder.path)
+        self.batches = RoundBatches(config, self.mesh, self.task_sets, self.strategist)
+        rounds = (round_of(config, self.task_sets, self.opponents, round) for round in range(config.rounds))
+        counts = [sum(episode.trajectories for episode in episodes) for episodes in rounds]
+        totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": self.batches.steps_of_rounds(counts)}
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
-        self.engine = self._make_engine()
+        self.playing = Playing(
+            config, stop, self.task_sets, self.strategist, self.partners, self.opponents, self.mesh, self.folder, self.learner
+        )
 
     def everything(self) -> None:
         """All phases, from wherever the run stands to its end."""
@@ -116,6 +121,7 @@ class Run:
             raise UserError(f"{str(error).rstrip('.')}. What was played and judged is in {self.folder.path}; the same command continues.") from error
         finally:
             self.partners.close()
+            self.playing.close()
 
     def _everything(self) -> None:
         self._say_plan()
@@ -140,11 +146,11 @@ class Run:
 
     def warm_start(self) -> None:
         """Clones the expert's demonstrations: the same step as ever, every strategy with advantage 1."""
-        steps, done = self._warm_start_steps(), self.learner.position.steps
+        steps, done = self.batches.steps_of_warm_start(), self.learner.position.steps
         rows: list[dict[str, float]] = []
         with bar("warm start", steps) as progress:
             progress.advance(amount=done)
-            for metrics in self.learner.take_steps(self._demonstration_batches(), steps, on_step=progress.advance_reading):
+            for metrics in self.learner.take_steps(self.batches.of_demonstrations(done), steps, on_step=progress.advance_reading):
                 rows.append(metrics)
                 taken = done + len(rows)
                 if taken % 50 == 0 or taken == steps:
@@ -152,19 +158,15 @@ class Run:
                     self.metrics.write("warm_start", taken, mean)
                     say(f"warm start {taken}/{steps}: log-probability of a demonstrated token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
         self.learner.begin_rounds()
-        self._renew_engine()
+        self.playing.renew()
 
     def play(self, values: dict[str, float]) -> list[Trajectory]:
-        """The round's episodes; those that an earlier start already played with the same weights, or that were played ahead, are read back."""
-        round = self.learner.position.round
-        if self.config.credit.estimator == "bc":
-            episodes = self.config.rollout.episodes
-            return list(itertools.islice(self._demonstrations(self.config.warm_start.episodes + round * episodes), episodes))  # none comes twice
-        if self.learner.position.played_ahead:
-            values |= self.ahead
-            return sorted(read_jsonl(self.folder.trajectories(round)), key=place)
-        sampling = self._sampling(self.config.rollout.temperature)
-        return self._play(f"round {round + 1} play", self._episodes(round), sampling, self.folder.trajectories(round), values)
+        """The round's episodes (playing.py); for the estimator bc, demonstrations of its number."""
+        if self.config.credit.estimator != "bc":
+            return self.playing.round(values)
+        episodes = self.config.rollout.episodes
+        start = self.config.warm_start.episodes + self.learner.position.round * episodes
+        return list(itertools.islice(self.batches.demonstrations(start), episodes))
 
     def assign_credit(self, trajectories: list[Trajectory], values: dict[str, float]) -> None:
         """Judge and estimator: rewards, then one advantage a turn. The round's file then holds both."""
@@ -177,7 +179,8 @@ class Run:
             credit.estimate(settings.estimator, group, **options)
             if settings.permute:
                 credit.permute_advantages(group, episode_seed(self.config.seed, "permute", self.learner.position.round))
-        write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        if exchange.first():
+            write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
         values["seconds_judge"] = time.monotonic() - start
         values["judge_failed"] = counts.failed
         values["judge_picked_share"] = counts.picked_turns / counts.turns if counts.turns else math.nan
@@ -187,11 +190,10 @@ class Run:
         position, start = self.learner.position, time.monotonic()
         if self.critic is not None:  # first, so that it reads the policy that played
             values |= self.critic.learn(trajectories, self.learner.exported_params(), position.round)
-        batches = list(self._batches(trajectories, values))
+        batches = list(self.batches.of_round(trajectories, position.round, values))
         rows: list[dict[str, float]] = []
-        if not self._plays_ahead:
-            self.engine.release()  # its weights and caches would lie beside gradient and activations
-        with self._playing_ahead(), bar(f"round {position.round + 1} learn", len(batches)) as progress:
+        self.playing.release()
+        with self.playing.ahead(), bar(f"round {position.round + 1} learn", len(batches)) as progress:
             progress.advance(amount=position.steps)
             done = position.steps
             for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance_reading):
@@ -204,22 +206,21 @@ class Run:
             values |= {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "grad_norm", "entropy", "kl", "ratio_p99")}
             values["learn_tokens_per_second"] = sum(row["read_tokens"] for row in rows) / seconds
         values["seconds_learn"] = seconds
-        self.learner.end_round(played_ahead=self._plays_ahead)
-        self._renew_engine()
+        self.learner.end_round(played_ahead=self.playing.plays_ahead)
+        self.playing.renew()
 
     def evaluate(self) -> None:
         """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
         rounds_done, values = self.learner.position.round, dict[str, float]()
         path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
-        sampling = self._sampling(self.config.evaluate.temperature)
-        episodes = episodes_of_evaluation(self.task_sets, opponent=self.opponents.of_evaluation())
-        trajectories = self._play("evaluation", episodes, sampling, path, values)
-        values |= describe_each(trajectories) | self.partners.clients.figures()
+        trajectories = self.playing.evaluation(values)
+        values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())
         for environment, figure in main_figures(trajectories).items():
             name = f"{environment}/{MAIN_FIGURES[environment]}"
             values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
         self.metrics.write("evaluation", rounds_done, values)
-        curve.save(self.metrics.path, self.folder.curve)
+        if exchange.first():
+            curve.save(self.metrics.path, self.folder.curve)
         if self.config.checkpoint.keep_best:
             self.learner.keep_if_best(mean_outcome(trajectories))
         before = read_jsonl(first) if rounds_done and first.exists() else []
@@ -229,8 +230,7 @@ class Run:
 
     def finish(self) -> None:
         """Leaves the strategist as a Hugging Face folder and says where everything is."""
-        self.opponents.shutdown()
-        self.engine.shutdown()
+        self.playing.shutdown()
         self._say_best()
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
@@ -247,155 +247,35 @@ class Run:
         """Whether there are opponents to meet."""
         return any(task_set.two_seats for task_set in self.task_sets)
 
-    def _episodes(self, round: int) -> list[Episode]:
-        rollout = self.config.rollout
-        return episodes_of_round(
-            self.task_sets,
-            count=rollout.episodes,
-            group_size=rollout.group_size,
-            seed=self.config.seed,
-            round=round,
-            opponent=self.opponents.of_round(round),
-        )
-
-    def _play(self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, values: dict[str, float]) -> list[Trajectory]:
-        """Plays `episodes` and appends each to `path` as it ends; those that `path` already holds are not played again."""
-        trajectories, figures = self._play_and_keep(title, episodes, sampling, path, lambda: self.stop.requested)
-        if self.stop.requested:
-            self.learner.save_and_stop()
-        values |= figures
-        return trajectories
-
-    def _play_and_keep(
-        self, title: str, episodes: list[Episode], sampling: Sampling, path: Path, should_stop: Callable[[], bool], *, ahead: bool = False
-    ) -> tuple[list[Trajectory], dict[str, float]]:
-        player = Player(
-            engine=self.engine,
-            conversation=self.strategist.conversation,
-            actor=self.partners.actor,
-            sampling=sampling,
-            round=self.learner.position.round + ahead,
-            weights_version=self.engine.weights_version,
-            others=self.opponents.advisers({episode.opponent for episode in episodes if episode.task_set.two_seats}, sampling),
-            evaluator=self.partners.evaluator,
-        )
-        return play_and_keep(
-            title,
-            player,
-            episodes,
-            path,
-            at_once=self.config.rollout.slots,
-            should_stop=should_stop,
-            learning=self.learner.position.steps > 0 and not ahead,
-            note=self.partners.clients.note,
-            quiet=ahead,
-        )
-
-    @property
-    def _plays_ahead(self) -> bool:
-        """Whether the next round is played while the present one is learned from."""
-        return bool(self.config.async_rounds) and self.learner.position.round + 1 < self.config.rounds
-
-    @contextlib.contextmanager
-    def _playing_ahead(self) -> Iterator[None]:
-        """While the body learns, plays the next round with the weights that the present one begins with, if the configuration says so."""
-        if not self._plays_ahead:
-            yield
-            return
-        position, sampling = self.learner.position, self._sampling(self.config.rollout.temperature)
-        round = position.round + 1
-        # The learner gives its own arrays away with its next step; and a round that was stopped halfway no longer has those it began with.
-        fresh = position.steps == 0
-        params = self.learner.playing_params(copy=True) if fresh else self.opponents.weights_of_round(position.round)
-        self.engine.update_weights(params, self.learner.version)
-        title, path = f"round {round + 1} play", self.folder.trajectories(round)
-
-        def play(should_stop: Callable[[], bool]) -> None:
-            episodes = self._episodes(round)
-            _, self.ahead = self._play_and_keep(title, episodes, sampling, path, lambda: should_stop() or self.stop.requested, ahead=True)
-
-        with meanwhile(play):
-            yield
-            self.learner.save()  # what was learned stays, should the play that is waited for fail
-        if self.stop.requested:  # while the play was waited for, which then is not whole
-            self.learner.save_and_stop()
-
     def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
         """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
-        with bar(f"round {self.learner.position.round + 1} judge", len(trajectories)) as progress:
+        mine, counts, trouble = shares.of(trajectories), judge.JudgeCounts(), None
+        with bar(f"round {self.learner.position.round + 1} judge", len(mine)) as progress:
+            scoring = judge.judge_all(
+                self.partners.judge,
+                mine,
+                concurrency=self.config.judge_api.concurrency,
+                on_judged=lambda: progress.advance(self.partners.clients.note()),
+                should_stop=lambda: self.stop.requested,
+            )
             try:
-                counts = asyncio.run(
-                    judge.judge_all(
-                        self.partners.judge,
-                        trajectories,
-                        concurrency=self.config.judge_api.concurrency,
-                        on_judged=lambda: progress.advance(self.partners.clients.note()),
-                        should_stop=lambda: self.stop.requested,
-                    )
-                )
+                counts = asyncio.run(scoring)
+            except UserError as error:
+                trouble = error
+                self.stop.call_off()
             finally:
-                write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
-        if self.stop.requested:
+                if exchange.count() == 1:
+                    write_jsonl(self.folder.trajectories(self.learner.position.round), trajectories)
+        if shares.judged(self.folder.trajectories(self.learner.position.round), trajectories, trouble, self.stop.requested):
             self.learner.save_and_stop()
-        return counts
+        return judge.JudgeCounts(**shares.as_one(dataclasses.asdict(counts)))
 
-    def _batches(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> Iterator[TrajectoryBatch]:
-        """The round's batches: `epochs` passes, each in an order that depends on (seed, round, epoch) alone."""
-        learn, round = self.config.learn, self.learner.position.round
-        for epoch in range(learn.epochs):
-            order = np.random.default_rng([self.config.seed, round, epoch]).permutation(len(trajectories))
-            batches, counts = self._batched([trajectories[index] for index in order], learn)
-            values |= {"padding_share": counts.padding_share, "dropped_turns": counts.dropped_turns}
-            yield from batches
-
-    def _demonstration_batches(self) -> Iterator[TrajectoryBatch]:
-        """Batches of demonstrations, from where the warm start stands; to save padding, those of four steps are sorted by length, or packed.
-
-        Packing wants the lengths of a step unlike, so nothing is sorted for it.
-        """
-        settings, done = self.config.warm_start, self.learner.position.steps
-        size = 4 * settings.rows * settings.accumulation
-        stream = self._demonstrations(done // 4 * size)
-        for group in itertools.count(done // 4):
-            played = list(itertools.islice(stream, size))
-            if not settings.packing:
-                played.sort(key=lambda trajectory: len(trajectory.tokens))
-            batches, _ = self._batched(played, settings)
-            order = np.random.default_rng([self.config.seed, group]).permutation(len(batches))
-            for index in order[done % 4 if group == done // 4 else 0 :]:
-                yield batches[index]
-
-    def _demonstrations(self, start: int) -> Iterator[Trajectory]:
-        return demonstrations.demonstrations(self.task_sets, start=start, seed=self.config.seed, conversation=self.strategist.conversation)
-
-    def _batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> tuple[list[TrajectoryBatch], BatchCounts]:
-        """Optimizer steps of the size that `steps` (config.learn or config.warm_start) says."""
-        return make_batches(
-            trajectories,
-            packing=steps.packing,
-            ways=rows_split_over(self.mesh),
-            length_buckets=self.config.learn.length_buckets,
-            rows=steps.rows,
-            accumulation=steps.accumulation,
-            max_length=self.config.learn.max_length,
-            pad_id=self.strategist.tokenizer.pad_id,
-            normalisation=steps.get("normalisation", "turn"),
-        )
-
-    def _warm_start_steps(self) -> int:
-        settings = self.config.warm_start
-        return math.ceil(settings.episodes / (settings.rows * settings.accumulation))
-
-    def _steps_in_all(self) -> int:
-        learn = self.config.learn
-        trajectories = (sum(episode.trajectories for episode in self._episodes(round)) for round in range(self.config.rounds))
-        return sum(learn.epochs * math.ceil(count / (learn.rows * learn.accumulation)) for count in trajectories)
-
-    def _sampling(self, temperature: float) -> Sampling:
-        return strategists.sampling(self.config, temperature)
-
-    def _make_engine(self) -> Engine:
-        return strategists.engine(self.strategist, self.learner.playing_params(), self.config, self.mesh, self.learner.version)
+    def _untrained(self, mesh: Mesh) -> Strategist:
+        """The strategist as its partners may use it: with weights where this process plays, if one of them is made of them."""
+        if self.config.actor != "local" or self.config.local_actor.source not in partners.INITIAL:
+            return self.strategist
+        params = arrays.own_copy(self.strategist.params, param_shardings(self.strategist.config, mesh), self.mesh)
+        return dataclasses.replace(self.strategist, params=params)
 
     @functools.cached_property
     def critic(self) -> Critic | None:
@@ -404,9 +284,6 @@ class Run:
             return None
         pad_id = self.strategist.tokenizer.pad_id
         return Critic(self.config, self.strategist.config, self.learner.exported_params(), pad_id, self.mesh, self.folder.path / "critic")
-
-    def _renew_engine(self) -> None:
-        self.engine.update_weights(self.learner.playing_params(), self.learner.version)
 
     def _say_plan(self) -> None:
         config, model = self.config, self.strategist.config
@@ -434,36 +311,13 @@ class Run:
         say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
-        values |= describe_each(trajectories) | self.partners.clients.figures()
-        values["compilations"] = self.engine.stats["compilations"] + self.learner.compilations
+        values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())
+        values["compilations"] = self.playing.engine.stats["compilations"] + self.learner.compilations
         values["compile_seconds"] = compilation.seconds()
         round = self.learner.position.round
         self.metrics.write("round", round, values)
         report_round(f"round {round} of {self.config.rounds}", values)
         self.page.write_or_say_why_not()
-
-
-def _check_learning(config: ConfigDict, mesh: Mesh) -> None:
-    """What would otherwise only fail after the first round was played."""
-    for name in ("learn", "warm_start") if config.warm_start.episodes else ("learn",):
-        check_rows(f"{name}.rows", config[name].rows, mesh)
-    if config.learn.overlong != "drop":
-        raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
-    choices.check(config.learn)
-    critic.check(config)
-    if config.credit.estimator == "bc" and config.async_rounds:
-        raise UserError("credit.estimator bc reads demonstrations and plays nothing that async_rounds could play ahead: set it to False.")
-    credit.estimate(config.credit.estimator, [], **credit.options_of(config.credit.estimator, config.credit.to_dict()))
-    size, episodes = config.rollout.group_size, config.rollout.episodes
-    if size < 1 or episodes % size:
-        raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")
-    if size == 1 and config.credit.estimator in GROUP_ESTIMATORS:
-        raise UserError(f"credit.estimator {config.credit.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
-    if config.async_rounds not in (0, 1):
-        raise UserError(f"async_rounds is {config.async_rounds}: give 0, or 1 to play one round ahead.")
-    if config.async_rounds and not (config.learn.clip_low and config.learn.clip_high):
-        raise UserError("async_rounds=1 learns from what earlier weights played: set learn.clip_low and learn.clip_high (0.2 is usual).")
-    check_buckets(config.learn.length_buckets, config.learn.max_length)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import configs
 import envs
 from configs.defaults import get_defaults
 from epo_jax import dry_run, forecast, partners
+from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.interrupt import StopRequest
 from epo_jax.strategist import MINI
-from epo_jax.train import Run, _check_learning
+from epo_jax.train import Run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -70,7 +71,7 @@ def test_what_one_brings_is_found_whole(project, capsys):
     for name in OWN:
         config = importlib.import_module(f"configs.{name}").get_config()
         config.update_from_flattened_dict(TINY)
-        assert DryRun(config, _check_learning).everything() == 0, capsys.readouterr().out
+        assert DryRun(config, check_learning).everything() == 0, capsys.readouterr().out
         out = capsys.readouterr().out
         assert f"runs/{name}, which would be made" in out and ("guess" not in name or "played    guess train/0: 1 turns" in out)
 
@@ -151,7 +152,7 @@ def test_the_forecast_of_the_paper_is_what_the_dry_run_counts(tmp_path, monkeypa
     config.workdir, config.mesh.fsdp, config.mesh.data = str(tmp_path / "run"), 1, -1
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.setattr(dry_run.memory_plan, "available", lambda: None)
-    DryRun(config, _check_learning).everything()
+    DryRun(config, check_learning).everything()
     out = capsys.readouterr().out
     assert "no problem was found" in out, out
     actor, judge = (re.search(rf"\| {role} \|(.*)\|", text)[1].split("|") for role in ("actor", "judge"))

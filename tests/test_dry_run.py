@@ -18,6 +18,7 @@ from configs.alfshop import get_config
 from configs.offline import get_config as get_offline
 from epo_jax import dry_run, forecast, memory_plan
 from epo_jax.batch import TrajectoryBatch
+from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.step import Sums, init_state, make_step
@@ -26,7 +27,6 @@ from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare, init_params
 from epo_jax.rollout.actor_openai import OpenAIActor
 from epo_jax.strategist import MINI
-from epo_jax.train import _check_learning
 from epo_jax.trajectory import Trajectory, Turn
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -42,7 +42,7 @@ def _config(tmp_path, get=get_config, **changes):
 
 
 def _told(config, capsys):
-    code = DryRun(config, _check_learning).everything()
+    code = DryRun(config, check_learning).everything()
     return code, capsys.readouterr().out
 
 

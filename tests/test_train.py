@@ -35,6 +35,7 @@ from epo_jax.reward.judge import ProgressJudge
 from epo_jax.rollout import tasks
 from epo_jax.rollout.demonstrations import demonstrate
 from epo_jax.rollout.prompts import load
+from epo_jax.round_batches import RoundBatches
 from epo_jax.strategist import MINI
 from epo_jax.train import Run
 from epo_jax.trajectory import Trajectory, Turn, by_environment, read_jsonl
@@ -156,8 +157,9 @@ def test_a_batch_holds_both_environments_and_each_has_its_own_baseline(tmp_path,
         if not permute:
             assert np.argmax(values) == np.argmax(outcomes[name])
     seen = []
-    run._batched = lambda trajectories, steps: (seen.extend(trajectories), ([], BatchCounts()))[1]
-    assert list(run._batches(played, {})) == [] and len(seen) == 16
+    batches = RoundBatches(run.config, None, [], None)
+    batches._batched = lambda trajectories, steps: (seen.extend(trajectories), ([], BatchCounts()))[1]
+    assert list(batches.of_round(played, 0, {})) == [] and len(seen) == 16
     assert len(by_environment(seen[:8])) == len(by_environment(seen[8:])) == 2
 
 
@@ -189,7 +191,7 @@ def test_a_checkpoint_is_exported_as_the_run_left_it(unbroken, tmp_path):
 
 def unbroken_engine(run):
     """A fresh engine over the run's last weights (the run's own is shut down)."""
-    return run._make_engine()
+    return run.playing.make_engine()
 
 
 def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tmp_path):
@@ -244,23 +246,21 @@ def test_the_best_round_is_what_a_run_leaves_if_it_is_kept(tmp_path, monkeypatch
 @pytest.mark.parametrize("packing", [False, True])
 def test_packed_rounds_and_demonstrations_take_the_steps_of_padded_ones(tmp_path, packing):
     """As many steps, each of as many trajectories with the same weights in sum, in fewer entries; without a model, the arrays alone."""
-    run = Run.__new__(Run)
-    run.config = tiny(tmp_path, **{"learn.packing": packing, "warm_start.packing": packing, "learn.rows": 16, "warm_start.rows": 16})
-    run.mesh, run.task_sets = make_mesh({"data": -1}), tasks.load(run.config)
-    run.strategist = SimpleNamespace(tokenizer=Tokenizer.load(MINI))
-    run.strategist.conversation = ConversationFormat(run.strategist.tokenizer)
-    run.learner = SimpleNamespace(position=Position())
-    cloning = list(itertools.islice(run._demonstration_batches(), 2))
+    config = tiny(tmp_path, **{"learn.packing": packing, "warm_start.packing": packing, "learn.rows": 16, "warm_start.rows": 16})
+    task_sets, tokenizer = tasks.load(config), Tokenizer.load(MINI)
+    conversation = ConversationFormat(tokenizer)
+    batches = RoundBatches(config, make_mesh({"data": -1}), task_sets, SimpleNamespace(tokenizer=tokenizer, conversation=conversation))
+    cloning = list(itertools.islice(batches.of_demonstrations(0), 2))
     played = [
-        demonstrate(dataclasses.replace(task_set, max_turns=1 + index % 5), task_set.train[index], index, run.strategist.conversation)
+        demonstrate(dataclasses.replace(task_set, max_turns=1 + index % 5), task_set.train[index], index, conversation)
         for index in range(24)
-        for task_set in [run.task_sets[index % 2]]
+        for task_set in [task_sets[index % 2]]
     ]
     values = {}
-    rounds = list(run._batches(played, values))
-    for batches, sizes in ((cloning, [16, 16]), (rounds, [16, 8])):
-        assert [int(batch.segment_ids.max(axis=-1).sum()) for batch in batches] == sizes
-        np.testing.assert_allclose([batch.loss_weights.sum() for batch in batches], sizes, rtol=1e-5)  # advantage 1: a trajectory's weights sum to 1
+    rounds = list(batches.of_round(played, 0, values))
+    for made, sizes in ((cloning, [16, 16]), (rounds, [16, 8])):
+        assert [int(batch.segment_ids.max(axis=-1).sum()) for batch in made] == sizes
+        np.testing.assert_allclose([batch.loss_weights.sum() for batch in made], sizes, rtol=1e-5)  # advantage 1: a trajectory's weights sum to 1
     assert (max(batch.segment_ids.max() for batch in rounds) > 1) == packing
     assert (values["padding_share"] < 0.5) == packing and values["dropped_turns"] == 0
 

@@ -37,8 +37,10 @@ from epo_jax.generate.engine import Engine, Sampled, Sampling, Session  # noqa: 
 from epo_jax.reward.judge import ProgressJudge, judge_all  # noqa: E402
 from epo_jax.rollout import tasks  # noqa: E402
 from epo_jax.rollout.actors import Actor, ActorSession, LiteralActor  # noqa: E402
+from epo_jax.rollout.environments import Environments, Here  # noqa: E402
 from epo_jax.rollout.play import Player, episodes_of_round, play_episodes  # noqa: E402
 from epo_jax.rollout.tasks import TaskSet  # noqa: E402
+from epo_jax.rollout.workers import Workers  # noqa: E402
 from epo_jax.strategist import Strategist  # noqa: E402
 from tools import measurement  # noqa: E402
 
@@ -53,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--at_once", type=int, default=0, help="episodes at once; 0: as many as slots")
     parser.add_argument("--max_turns", type=int, default=0, help="of an episode; 0: as the preset says")
     parser.add_argument("--actor_ms", type=float, default=50.0, help="how long the slow actor waits before it acts, in milliseconds")
+    parser.add_argument("--workers", type=int, default=0, help="processes that run the environments (rollout.workers), each way with and without")
     parser.add_argument("--devices", type=int, default=1, help="how many play; 0: all")
     parser.add_argument("--repeats", type=int, default=3, help="how often every side is measured")
     parser.add_argument("--quick", action="store_true", help="32 episodes, once")
@@ -80,12 +83,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     strategist = strategists.load(config, mesh)
     task_sets = tasks.load(config)
     actors = {"literal": LiteralActor(), f"literal, waits {options.actor_ms:g} ms": WaitingActor(options.actor_ms / 1e3)}
-    with strategists.engine(strategist, strategist.params, config, mesh, "0") as engine:
-        taken: dict[str, list[dict[str, float]]] = {name: [] for name in actors}
+    with strategists.engine(strategist, strategist.params, config, mesh, "0") as engine, Workers(options.workers) as workers:
+        ways: dict[str, tuple[Actor, Environments]] = {name: (actor, Here()) for name, actor in actors.items()}
+        if options.workers:
+            ways |= {f"{name}, {options.workers} workers": (actor, workers) for name, actor in actors.items()}
+        taken: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for _ in range(options.repeats + 1):
-            for name, actor in actors.items():
+            for name, (actor, where) in ways.items():
                 engine.update_weights(strategist.params, "again")
-                taken[name].append(play(config, task_sets, strategist, engine, actor, at_once=options.at_once or config.rollout.slots))
+                at_once = options.at_once or config.rollout.slots
+                taken[name].append(play(config, task_sets, strategist, engine, actor, at_once=at_once, environments=where))
     rows = []
     for name, (first, *runs) in taken.items():
         row: dict[str, Any] = {"way": name} | {figure: measurement.spread([run[figure] for run in runs]) for figure in runs[0]}
@@ -108,7 +115,8 @@ def _config(options: argparse.Namespace) -> ConfigDict:
 
 
 def play(
-    config: ConfigDict, task_sets: Sequence[TaskSet], strategist: Strategist, engine: Engine, actor: Actor, *, at_once: int
+    config: ConfigDict, task_sets: Sequence[TaskSet], strategist: Strategist, engine: Engine, actor: Actor, *, at_once: int,
+    environments: Environments = Here(),
 ) -> dict[str, float]:
     """Plays and judges a round; its figures, as the module says what they mean."""
     clocks = Clocks()
@@ -116,7 +124,7 @@ def play(
     episodes = episodes_of_round(timed, count=config.rollout.episodes, seed=config.seed, round=0)
     sampling = strategists.sampling(config, config.rollout.temperature)
     busy = Busy(engine)
-    player = Player(busy, strategist.conversation, TimedActor(actor, clocks), sampling, 0, engine.weights_version)
+    player = Player(busy, strategist.conversation, TimedActor(actor, clocks), sampling, 0, engine.weights_version, environments=environments)
     before = engine.stats
     began, thread_began = time.perf_counter(), time.thread_time()
     played = asyncio.run(play_episodes(player, episodes, at_once=at_once, on_finish=lambda _: None))

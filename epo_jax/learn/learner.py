@@ -121,7 +121,7 @@ class Learner:
         every = self._config.checkpoint.every_steps
         ahead = self._next_batch(batches) if self.position.steps < total else None
         while ahead is not None:
-            if self._stop.requested:
+            if self._stop.before_step():
                 if late is not None:  # the step is saved, so it will not be taken again: its metrics are due now
                     yield _on_host(*late)
                 self.save_and_stop()

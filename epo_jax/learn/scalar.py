@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from epo_jax.checkpoint import Checkpoints
+from epo_jax.hosts import arrays
 from epo_jax.learn.step import accumulated_sharding, dtype_of
 from epo_jax.mesh import param_shardings
 from epo_jax.model import llama
@@ -76,7 +77,7 @@ class ScalarModel:
         self._options = {"compute_dtype": dtype_of(compute_dtype), "remat": remat, "mesh": mesh}
         self._optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
         self._checkpoints = Checkpoints(folder, keep=2, say=say)
-        head = {"weight": jnp.zeros(config.hidden_size), "bias": jnp.zeros(())}
+        head = {"weight": np.zeros(config.hidden_size, np.float32), "bias": np.zeros((), np.float32)}
         params = {"head": head} | ({} if trunk is None else {"trunk": trunk})
         self._shardings = _shardings(config, params, mesh)
         copy = jax.jit(lambda params: jax.tree.map(lambda x: jnp.copy(x).astype(jnp.float32), params), out_shardings=self._shardings)
@@ -92,7 +93,7 @@ class ScalarModel:
 
     def score(self, batch: ScalarBatch, trunk: Any | None = None) -> np.ndarray:
         """The numbers [A,B,T] on the host."""
-        return np.asarray(jax.device_get(self._score(self.params, trunk, self._placed(batch))))
+        return arrays.on_host(self._score(self.params, trunk, self._placed(batch)))
 
     def update(self, batch: ScalarBatch, trunk: Any | None = None) -> dict[str, float]:
         """One step on the weighted mean of the loss; {"loss", "grad_norm"}, before it."""
@@ -140,7 +141,7 @@ class ScalarModel:
         return optax.apply_updates(params, updates), opt_state, {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
 
     def _placed(self, batch: ScalarBatch) -> ScalarBatch:
-        return batch if self._mesh is None else jax.device_put(batch, accumulated_sharding(self._mesh))
+        return batch if self._mesh is None else arrays.put(batch, accumulated_sharding(self._mesh))
 
 
 def _shardings(config: LlamaConfig, params: Any, mesh: Mesh | None) -> Any:

@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from epo_jax.batch import TrajectoryBatch, pass_lengths
 from epo_jax.errors import UserError
+from epo_jax.hosts import arrays
 from epo_jax.learn import losses
 from epo_jax.learn.optimizer import global_norm
 from epo_jax.mesh import batch_sharding, param_shardings, shardings_of
@@ -55,8 +56,7 @@ def init_state(
         params = jax.device_put(params, shardings.params)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     opt_state = jax.jit(optimizer.init, out_shardings=None if shardings is None else shardings.opt_state)(params)
-    count = jnp.zeros((), jnp.int32)
-    return TrainState(params, opt_state, count if shardings is None else jax.device_put(count, shardings.step))
+    return TrainState(params, opt_state, arrays.put(np.zeros((), np.int32), None if shardings is None else shardings.step))
 
 
 def state_shardings(config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh, lora: Lora | None = None) -> TrainState:
@@ -146,8 +146,8 @@ class Step:
         """A batch of numpy arrays on its way to the devices; nothing waits for its arrival. Each pass is cut to the smallest of the lengths that holds it."""
         everywhere, divided = (None, None) if self._mesh is None else (NamedSharding(self._mesh, PartitionSpec()), accumulated_sharding(self._mesh))
         lengths = pass_lengths(batch, self._lengths)
-        passes = tuple((jax.device_put(np.int32(index), everywhere), length) for index, length in enumerate(lengths) if length)
-        return Placed(jax.device_put(batch, divided), passes)
+        passes = tuple((arrays.put(np.asarray(index, np.int32), everywhere), length) for index, length in enumerate(lengths) if length)
+        return Placed(arrays.put(batch, divided), passes)
 
 
 def make_step(

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from epo_jax.errors import UserError
+from epo_jax.hosts import arrays, exchange
 from epo_jax.mesh import check_divides, param_shardings
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import Params, Weight, declare
@@ -279,11 +280,16 @@ def save(
 ) -> None:
     """Writes `folder` (replacing what was there at once): config, safetensors in the parameters' dtype, generation config, tokenizer.
 
-    Tensors come to the host one at a time. Raises `UserError` if the disk is full or cannot be written; `folder` is then as
+    Tensors come to the host one at a time. Of several processes all call it and the first one writes. Raises `UserError` if the disk is full or cannot be written; `folder` is then as
     it was before.
     """
     folder = pathlib.Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
+    if not exchange.first():
+        for _ in _tensors(params, config, on_host=True):
+            pass
+        exchange.meet()
+        return
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -299,6 +305,7 @@ def save(
             if (pathlib.Path(tokenizer_folder) / name).is_file():
                 shutil.copyfile(pathlib.Path(tokenizer_folder) / name, partial / name)
         _put_in_place(partial, folder)
+        exchange.meet()
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the model to {folder}: {getattr(error, 'strerror', None) or error}; make room or choose another folder.") from error
     finally:
@@ -329,12 +336,12 @@ def _tensors(params: Params, config: LlamaConfig, *, on_host: bool) -> Iterator[
     """(name, tensor) in the file's layout, always in one order; without `on_host`, only something with its `nbytes`."""
     for name, layout in LAYOUTS.items():
         if name in params:
-            yield layout.name, layout.write(np.asarray(params[name])) if on_host else params[name]
+            yield layout.name, layout.write(arrays.on_host(params[name])) if on_host else params[name]
     for layer in range(config.num_layers):
         for name, layout in LAYER_LAYOUTS.items():
             stacked = params["layers"][name]
             part = jax.ShapeDtypeStruct(stacked.shape[1:], stacked.dtype)
-            yield layer_name(layer, layout), layout.write(np.asarray(stacked[layer])) if on_host else _Bytes(part)
+            yield layer_name(layer, layout), layout.write(arrays.on_host(stacked[layer])) if on_host else _Bytes(part)
 
 
 @dataclasses.dataclass(frozen=True)

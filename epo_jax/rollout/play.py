@@ -18,6 +18,7 @@ from epo_jax.model.conversation import ConversationFormat
 from epo_jax.reward.evaluator import Evaluator
 from epo_jax.rollout import two_seats
 from epo_jax.rollout.actors import Actor
+from epo_jax.rollout.environments import EnvironmentFailed, Environments, Here
 from epo_jax.rollout.opponents import SCRIPTED, SELF
 from epo_jax.rollout.seat import Adviser, Seat
 from epo_jax.rollout.tasks import TaskSet, dealt
@@ -45,7 +46,8 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """Everything that the episodes of a phase share. others: who may sit at the other seat, by name; evaluator: scores conversations that no rule does."""
+    """Everything that the episodes of a phase share. others: who may sit at the other seat, by name; evaluator: scores conversations that no rule does;
+    environments: where those of one seat run."""
 
     engine: Engine
     conversation: ConversationFormat
@@ -55,6 +57,7 @@ class Player:
     weights_version: str
     others: Mapping[str, Adviser] = dataclasses.field(default_factory=dict)
     evaluator: Evaluator | None = None
+    environments: Environments = Here()
 
     @property
     def adviser(self) -> Adviser:
@@ -64,34 +67,42 @@ class Player:
     async def play(self, episode: Episode) -> list[Trajectory]:
         """Plays one episode to its end: a trajectory for each seat that this player's strategist advises, in order.
 
-        A failing actor masks them; it never becomes a score of zero. Raises `UserError` where the actor says that no episode can be played
+        A failing actor or environment masks them; it never becomes a score of zero. Raises `UserError` where the actor says that no episode can be played
         (a spent budget, a wrong key), and where nothing would score the episode.
         """
         return await (two_seats.converse(self, episode) if episode.task_set.two_seats else self._play_alone(episode))
 
     async def _play_alone(self, episode: Episode) -> list[Trajectory]:
         """An episode of one seat."""
-        environment = episode.task_set.make()
-        observation = environment.reset(episode.task)
-        trajectory = self.trajectory(episode, environment.task_id, first_observation=observation, start_progress=environment.progress())
-        if environment.task_type is not None:
-            trajectory.extra["task_type"] = environment.task_type
-        seat = Seat(self.adviser, episode.task_set, trajectory, episode.seed)
+        running = seat = None
         try:
+            running = await self.environments.begin(episode.task_set, episode.task)
+            view = running.view
+            trajectory = self.trajectory(episode, view.task_id, first_observation=view.observation, start_progress=view.progress)
+            if view.task_type is not None:
+                trajectory.extra["task_type"] = view.task_type
+            seat = Seat(self.adviser, episode.task_set, trajectory, episode.seed)
             while seat.turns < episode.task_set.max_turns:
-                action = await seat.act(environment.admissible)
+                action = await seat.act(view.admissible)
                 if action is None:
                     break
-                observation, reward, done, info = environment.step(action)
-                seat.hear(observation, reward=reward, progress=environment.progress())
-                trajectory.success, trajectory.outcome = bool(info["success"]), environment.outcome
-                if "bought" in info:
-                    trajectory.extra["bought"] = bool(info["bought"])
-                if done:
+                view = await running.step(action)
+                seat.hear(view.observation, reward=view.reward, progress=view.progress)
+                trajectory.success, trajectory.outcome = bool(view.info["success"]), view.outcome
+                if "bought" in view.info:
+                    trajectory.extra["bought"] = bool(view.info["bought"])
+                if view.done:
                     trajectory.end = "done"
                     break
+        except EnvironmentFailed as error:
+            if seat is None:
+                trajectory = self.trajectory(episode, episode.task.id, first_observation="", start_progress=None)
+            trajectory.masked, trajectory.end = f"environment failed: {error}", "error: EnvironmentFailed"
         finally:
-            seat.close()
+            if seat is not None:
+                seat.close()
+            if running is not None:
+                running.close()
         return [trajectory]
 
     def trajectory(self, episode: Episode, task_id: str, *, first_observation: str, start_progress: float | None) -> Trajectory:

@@ -23,6 +23,7 @@ from epo_jax.batch import TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
 from epo_jax.generate.engine import Engine
+from epo_jax.hosts import exchange
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
@@ -51,6 +52,8 @@ class StepAgentRun:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, self.stop = config, stop
+        if exchange.count() > 1:
+            raise UserError("learn_from stepagent is made for one process: start it on one host, with --config.distributed.coordinator=none.")
         _, self.task_sets, _ = all_or_what_is_missing(
             lambda: strategists.find(config.model.source),
             lambda: tasks.load(config),

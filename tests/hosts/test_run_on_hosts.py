@@ -1,0 +1,131 @@
+"""Whole runs of the main command as one, two and four processes: the same run, whoever plays what, and also where a process is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from epo_jax.checkpoint import restore_params
+from epo_jax.trajectory import Trajectory, read_jsonl
+from tests.hosts.processes import started
+from tests.test_faulty_round import FaultyModel
+from tests.test_train import TINY
+
+pytestmark = pytest.mark.slow
+SECONDS = 400
+# Four devices in all. 6 episodes and 2 held-out tasks: with four processes some have more than others, and some have none.
+SMALL = TINY | {
+    "mesh.fsdp": -1,
+    "mesh.data": 1,
+    "model.architecture.tokenizer_games": 10,
+    "environments.alfworld.max_turns": 3,
+    "environments.webshop.max_turns": 2,
+    "rollout.episodes": 6,
+    "learn.rows": 4,
+    "learn.learning_rate": 1e-4,
+    "warm_start.episodes": 8,
+    "warm_start.rows": 4,
+    "rounds": 2,
+    "evaluate.tasks": 1,
+    "tensorboard": False,
+}
+
+
+def run(folder: pathlib.Path, count: int, *, each=(), **changes):
+    settings = SMALL | changes
+    arguments = ["--config=configs/alfshop.py", f"--config.workdir={folder}", *(f"--config.{name}={value}" for name, value in settings.items())]
+    return started(count, 4 // count, "epo_jax.train", *arguments, each=each)
+
+
+def finished(folder: pathlib.Path, count: int, **changes) -> pathlib.Path:
+    with run(folder, count, **changes) as processes:
+        assert processes.wait(SECONDS) == [0] * count, "".join(processes.output(index) for index in range(count))
+        for index in range(1, count):
+            assert not [line for line in processes.output(index).splitlines() if not line.startswith("[Gloo]")]  # the first one speaks for all
+    return folder
+
+
+def learned(folder: pathlib.Path) -> dict:
+    _, params, record = restore_params(folder / "checkpoints")
+    assert record["position"]["round"] == SMALL["rounds"]
+    return params
+
+
+def without_scores(trajectory: Trajectory) -> dict:
+    """What was played, without the numbers that depend on the last bits of a sum."""
+    record = trajectory.to_dict()
+    record["turns"] = [{name: value for name, value in turn.items() if name not in ("logprobs", "advantage")} for turn in record["turns"]]
+    return record
+
+
+def same_run(folder: pathlib.Path, expected: pathlib.Path) -> None:
+    """Episodes in the same order with the same tokens, and parameters equal to 1e-6."""
+    for name in ("trajectories/round_000.jsonl", "trajectories/round_001.jsonl", "evaluation/round_000.jsonl", "evaluation/round_002.jsonl"):
+        ours, theirs = read_jsonl(folder / name), read_jsonl(expected / name)
+        assert [without_scores(each) for each in ours] == [without_scores(each) for each in theirs], name
+        for one, other in zip(ours, theirs, strict=True):
+            for turn, as_expected in zip(one.turns, other.turns, strict=True):
+                np.testing.assert_allclose(turn.logprobs, as_expected.logprobs, atol=1e-5)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0), learned(folder), learned(expected))
+    assert not list((folder / "trajectories").glob(".*"))
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"kind": "step"' in line]
+    assert steps == sorted(set(steps)) and len(steps) == 4
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("alone") / "run", 1)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_make_the_run_of_one(alone, tmp_path, count):
+    same_run(finished(tmp_path / "run", count), alone)
+
+
+@pytest.mark.parametrize("lost, again", [(1, 2), (0, 4)])
+def test_a_process_that_is_lost_ends_the_run_and_the_same_command_continues_it(alone, tmp_path, lost, again):
+    """Killed after its first evaluation; with as many processes afterwards, and with others."""
+    with run(tmp_path / "run", 2) as processes:
+        processes.wait_for(0, "evaluation after 0 rounds", SECONDS)
+        processes.all[lost].send_signal(signal.SIGKILL)
+        codes = processes.wait(60)
+        assert codes[lost] == -9 and codes[1 - lost] not in (0, -9)
+        assert f"epo_jax: process {lost} of 2 (on " in processes.output(1 - lost)
+    same_run(finished(tmp_path / "run", again), alone)
+
+
+def test_sigterm_to_one_process_saves_and_stops_all(alone, tmp_path):
+    with run(tmp_path / "run", 2) as processes:
+        processes.wait_for(0, "warm start 2/2", SECONDS)
+        processes.all[1].send_signal(signal.SIGTERM)
+        assert processes.wait(SECONDS) == [130, 130], processes.output(0)
+        assert "stopped and saved in" in processes.output(0)
+    same_run(finished(tmp_path / "run", 2), alone)
+
+
+def test_a_judge_that_is_down_for_one_process_masks_what_that_process_has(tmp_path):
+    api = {"judge": "openai", "rounds": 1, "judge_api.retries": 0, "judge_api.breaker_failures": 1000, "api.cache": "none", "learn.rows": 4}
+    with FaultyModel(0.0) as up:
+        down = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}  # the discard port: nobody listens
+        with run(tmp_path / "run", 2, each=[{"OPENAI_BASE_URL": up.url}, down], **api) as processes:
+            assert processes.wait(SECONDS) == [0, 0], processes.output(0) + processes.output(1)
+    played = read_jsonl(tmp_path / "run" / "trajectories" / "round_000.jsonl")
+    assert len(played) == 6
+    assert [(each.masked or "").startswith("judge openai") for each in played] == [False, True] * 3
+    assert all(turn.advantage is not None for each in played[::2] for turn in each.turns)
+    [row] = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"kind": "round"' in line]
+    assert row["judge_failed"] == 3 and row["masked"] == 3
+
+
+def test_a_budget_that_one_process_has_spent_stops_all_saved(tmp_path):
+    api = {"judge": "openai", "rounds": 1, "judge_api.budget_tokens": 100, "judge_api.max_tokens": 8, "api.cache": "none"}
+    with FaultyModel(0.0) as up:
+        with run(tmp_path / "run", 2, each=[{"OPENAI_BASE_URL": up.url}] * 2, **api) as processes:
+            assert processes.wait(SECONDS) == [2, 2], processes.output(0)
+            assert "budget" in processes.output(0) + processes.output(1)
+    assert len(read_jsonl(tmp_path / "run" / "trajectories" / "round_000.jsonl")) == 6
