@@ -44,7 +44,8 @@ MAY_CHANGE_OF_AN_API = (
 )  # fmt: skip
 MAY_CHANGE = (
     "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
-    "api.cache", "api.offline", "compilation_cache",
+    "checkpoint.keep_every", "checkpoint.background",
+    "api.cache", "api.offline", "compilation_cache", "rollout.exact", "preemption_notice",
     *(f"{section}.{field}" for section in ("actor_api", "judge_api", "evaluator_api") for field in MAY_CHANGE_OF_AN_API),
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
