@@ -56,7 +56,7 @@ class Opponents:
         """Keeps the weights that `round` begins with, if anybody may meet them later; and forgets those that nobody will."""
         if (round == 0 or self._config.async_rounds or self._weights.get(opponents.EARLIER)) and not self._of_round(round).exists():
             hf_weights.save(self._of_round(round), self._strategist.config, params, self._run / "tokenizer")
-        for forgotten in range(1, round - self._settings.memory):
+        for forgotten in range(1, round - self._settings.memory - 1):  # one later than it could be: a run may go back a checkpoint
             shutil.rmtree(self._of_round(forgotten), ignore_errors=True)
 
     def weights_of_round(self, round: int) -> Any:

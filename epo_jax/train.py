@@ -424,9 +424,9 @@ class Run:
             say(f"continuing: {self.learner.position}")
 
     def _say_best(self) -> None:
-        best = self.learner.position.best
-        if best is None:
+        if not self.learner.position.best:
             return
+        best = self.learner.position.best[0]
         figures = ", ".join(
             f"{name} {MAIN_FIGURES[name]} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
             for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
