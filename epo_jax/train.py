@@ -25,7 +25,7 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from epo_jax import command_line, compilation, partners, self_play, strategist as strategists
+from epo_jax import command_line, compilation, partners, preemption, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.dry_run import DryRun
@@ -65,9 +65,10 @@ def main() -> None:
     kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
+    preemption.check(config.preemption_notice)
     if DRY_RUN.value:
         sys.exit(DryRun(config, _check_learning).everything())
-    with StopRequest() as stop:
+    with StopRequest() as stop, preemption.watched(config.preemption_notice, stop):
         try:
             kinds[config.learn_from](config, stop).everything()
         except Stopped:
