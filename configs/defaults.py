@@ -81,7 +81,7 @@ def get_defaults() -> ConfigDict:
     config.rollout.slots = 32  # episodes played at once
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
     # What an episode samples does not depend, in a single bit, on what is played beside it: a run that was stopped goes on to the same weights.
-    # False: smaller batches and shorter caches where they do; what it saves is in docs/running.md
+    # False: smaller batches and shorter caches where they do (docs/running.md)
     config.rollout.exact = True
     config.rollout.weights = "compute"  # compute (model.compute_dtype) | bfloat16 | int8: while playing; learning keeps float32 masters
 
