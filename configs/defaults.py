@@ -20,6 +20,9 @@ def get_defaults() -> ConfigDict:
     # Where compiled programs are kept for the next start: auto (.compilation_cache beside the run's folder, 2 GiB at most), a folder, or none
     config.compilation_cache = "auto"
 
+    # Whose notices that the machine will be taken away make a run save and stop, as SIGTERM does: none | gce (Google Cloud's metadata server)
+    config.preemption_notice = "none"
+
     config.learn_from = "rounds"  # rounds of self-play | recorded conversations (configs/offline.py) | stepagent: an expert (configs/stepagent.py)
     config.data = ""  # recorded, stepagent: a file in the published conversation format
     config.allow_malformed = "0.01"  # recorded: the share of rows that may be malformed (they are listed and skipped); True: any
@@ -87,6 +90,9 @@ def get_defaults() -> ConfigDict:
     config.rollout.slots = 32  # episodes played at once
     config.rollout.decode_chunk = 16  # tokens decoded between two looks at the queue
     config.rollout.workers = 0  # processes that run the environments of one seat (epo_jax/rollout/workers.py); 0: this one does
+    # What an episode samples does not depend, in a single bit, on what is played beside it: a run that was stopped goes on to the same weights.
+    # False: smaller batches and shorter caches where they do (docs/running.md)
+    config.rollout.exact = True
     config.rollout.weights = "compute"  # compute (model.compute_dtype) | bfloat16 | int8: while playing; learning keeps float32 masters
 
     config.actor = "literal"  # literal | openai | local | policy (no separate actor: what the policy says is the action; prompts act, act_brief)
@@ -198,10 +204,12 @@ def get_defaults() -> ConfigDict:
     config.compare.checkpoint = ""  # whose weights are "trained", if --checkpoint does not say
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.keep = 2
-    # Keeps, besides, the round whose evaluation had the best mean outcome over all environments; its weights are what the run leaves.
-    config.checkpoint.keep_best = False
+    config.checkpoint.keep = 2  # the newest ones
+    # Besides, so many rounds whose evaluations had the best mean outcome over all environments; the best one's weights are what the run leaves.
+    config.checkpoint.keep_best = 0
+    config.checkpoint.keep_every = 0  # besides, for good, what every so many rounds begin with; 0: none
     config.checkpoint.every_steps = 0  # also in the middle of learning, every so many optimizer steps; 0: never
+    config.checkpoint.background = True  # written while the run goes on; on a CPU that takes memory for one more copy of the state
 
     config.tensorboard = True
     return config

@@ -69,7 +69,7 @@ def mini(config: ConfigDict) -> None:
     config.learn.schedule = "constant"
     config.evaluate.tasks = 200
     config.evaluate.every = 2
-    config.checkpoint.keep_best = True
+    config.checkpoint.keep_best = 1
 
 
 def self_play(config: ConfigDict) -> None:
@@ -117,5 +117,5 @@ def gpt(config: ConfigDict) -> None:
     config.learn.length_buckets = (1024, 2048, 3072, 4096)
     config.evaluate.tasks = 140
     config.evaluate.temperature = 0.7
-    config.checkpoint.keep_best = True
+    config.checkpoint.keep_best = 1
     config.checkpoint.every_steps = 50

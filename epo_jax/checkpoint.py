@@ -5,13 +5,14 @@
 
 A step is written under another name and renamed when all of it is on disk, so a process that is killed at any moment leaves the steps before
 as they were. At restoring, the newest step is checked against its checksums; a damaged one is named and the one before is used. Random keys
-are stored as their raw data. Saving is synchronous. The folder must be on a file system with atomic renames that all hosts share.
+are stored as their raw data. `begin` copies the state and writes it while the run goes on; `save` waits for it. The folder must be on a file
+system with atomic renames that all hosts share.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -19,28 +20,27 @@ import pathlib
 import re
 import shutil
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from epo_jax import stored_state
+from epo_jax.checkpoint_files import Record, contents, damage_of, read_contents, remove, size_damage, sync_folder, why_not_written, write_and_sync
 from epo_jax.errors import UserError
 
-Record = dict[str, Any]
-FORMAT = 1
-CHECKSUM_LIMIT = 4 << 30  # bytes in all; above it large files are compared by size only, since reading them twice would take minutes
-LARGE_FILE = 64 << 20  # bytes
 _STEP = re.compile(r"step_(\d{10,})")
 _SET_ASIDE = ".replaced-"
 _UNFINISHED = (".partial-", ".deleted-")
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder, of which the last `keep` are kept, and the step `always_kept` whatever its age.
+    """The checkpoints of one run, in one folder, of which the last `keep` are kept, whatever their age those whose record says `"keep": true`,
+    and those that `outlasting` names.
 
     `say` is told, in one sentence each, of damaged checkpoints that are passed over.
     """
@@ -50,70 +50,100 @@ class Checkpoints:
             raise UserError(f"checkpoints cannot be written to {folder}: give a folder on a mounted file system (mount the bucket).")
         self.folder = pathlib.Path(folder).absolute()
         self.keep = max(1, keep)
-        self.always_kept: int | None = None
+        self.outlasting: Collection[int] = ()
         self._say = say or (lambda sentence: print(sentence, file=sys.stderr))
+        self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._under_way: concurrent.futures.Future[None] | None = None
 
     # --- saving -------------------------------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, record: Record) -> pathlib.Path:
-        """Write a checkpoint and return its folder; all hosts call it.
+        """`begin` and `settle`; returns the folder of the step."""
+        self.begin(step, state, record)
+        self.settle()
+        return self._folder_of(step)
+
+    def begin(self, step: int, state: Any, record: Record) -> None:
+        """Take a checkpoint, to be written while the caller goes on (it may donate the state at once); all hosts call it.
 
         `state` is a pytree of arrays (random keys and plain numbers included); `record` is JSON-able. A step that is there already is replaced.
-        Raises `UserError` if it cannot be written (a full disk, for example); the checkpoints before stay.
+        Waits for the one before. Raises `UserError` if that, or this one, cannot be written (a full disk, for example); the checkpoints before stay.
         """
+        self.settle()
         try:
             text = json.dumps(record)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint's record is not JSON-able: {error}") from error
-        target = self.folder / f"step_{step:010d}"
-        partial = self.folder / f".partial-{target.name}"
-        try:
+        with self._whole_or_not_there(step) as partial:
             if _is_first_host():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._tidy()
                 partial.mkdir()
             _meet("checkpoint-begin")
             with _orbax_quiet():
-                ocp.save(partial / "state", stored_state.to_stored(state))
+                arrays = ocp.save_async(partial / "state", _copy_if_shared(stored_state.to_stored(state)))
+        self._under_way = self._writer.submit(self._complete, step, arrays, json.loads(text), frozenset(self.outlasting))
+
+    def settle(self) -> None:
+        """Wait until what was begun is on disk, or raise the `UserError` that it came to."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _complete(self, step: int, arrays: Any, record: Record, outlasting: frozenset[int]) -> None:
+        """Waits for the arrays of all hosts; then the first one puts the step in its place."""
+        with self._whole_or_not_there(step) as partial:
+            with _orbax_quiet():
+                arrays.result()
             if _is_first_host():
-                _write_and_sync(partial / "checkpoint.json", _contents(partial, json.loads(text), step))
-                self._put_in_place(partial, target)
-                self._delete_oldest()
-            _meet("checkpoint-end")
+                write_and_sync(partial / "checkpoint.json", contents(partial, record, step))
+                self._put_in_place(partial, self._folder_of(step))
+                self._delete_oldest(outlasting)
+
+    @contextlib.contextmanager
+    def _whole_or_not_there(self, step: int) -> Iterator[pathlib.Path]:
+        """The folder in which a step is written; if that fails, nothing of it stays, and what the file system refused is a `UserError`."""
+        target = self._folder_of(step)
+        partial = self.folder / f".partial-{target.name}"
+        try:
+            yield partial
         except BaseException as error:
             if _is_first_host():
                 shutil.rmtree(partial, ignore_errors=True)
                 self._undo_replacement(target)
-            sentence = _why_not_written(error)
+            sentence = why_not_written(error)
             if sentence is None:
                 raise
             raise UserError(f"cannot save a checkpoint in {self.folder}: {sentence}; the last good one is {self._name_of_latest()}.") from error
-        return target
+
+    def _folder_of(self, step: int) -> pathlib.Path:
+        return self.folder / f"step_{step:010d}"
 
     def _put_in_place(self, partial: pathlib.Path, target: pathlib.Path) -> None:
         aside = self.folder / (_SET_ASIDE + target.name)
         if target.exists():
             os.rename(target, aside)
         os.rename(partial, target)
-        _sync_folder(self.folder)
-        _remove(aside)
+        sync_folder(self.folder)
+        remove(aside)
 
     def _undo_replacement(self, target: pathlib.Path) -> None:
         aside = self.folder / (_SET_ASIDE + target.name)
         if aside.exists() and not target.exists():
             os.rename(aside, target)
 
-    def _delete_oldest(self) -> None:
-        for step in sorted(step for step, path in self._steps().items() if _size_damage(path) is None)[: -self.keep]:
-            if step != self.always_kept:
-                _remove(self._steps()[step])
+    def _delete_oldest(self, outlasting: frozenset[int]) -> None:
+        whole = {step: path for step, path in self._steps().items() if size_damage(path) is None}
+        for step in sorted(whole)[: -self.keep]:
+            if step not in outlasting and not read_contents(whole[step])["record"].get("keep"):
+                remove(whole[step])
 
     def _tidy(self) -> None:
         """Clear up what a killed process left: a step that was set aside comes back, unfinished ones go."""
         for path in list(self.folder.iterdir()):
             if path.name.startswith(_SET_ASIDE):
                 if (self.folder / path.name.removeprefix(_SET_ASIDE)).exists():
-                    _remove(path)
+                    remove(path)
                 else:
                     os.rename(path, self.folder / path.name.removeprefix(_SET_ASIDE))
             elif path.name.startswith(_UNFINISHED):
@@ -148,9 +178,9 @@ class Checkpoints:
     def _whole(self) -> Iterator[tuple[int, pathlib.Path, Record]]:
         """Whole checkpoints, newest first."""
         for step, path in sorted(self._steps().items(), reverse=True):
-            damage = _damage(path)
+            damage = damage_of(path)
             if damage is None:
-                yield step, path, _read_contents(path)["record"]
+                yield step, path, read_contents(path)["record"]
             else:
                 self._say(f"The checkpoint {path} is damaged ({damage}): the one before it is used.")
 
@@ -163,21 +193,21 @@ class Checkpoints:
         path = self._steps().get(step)
         if path is None:
             raise UserError(f"no checkpoint of step {step} in {self.folder}: it holds {', '.join(map(str, self.steps())) or 'none'}.")
-        damage = _damage(path)
+        damage = damage_of(path)
         if damage is not None:
             raise UserError(f"the checkpoint {path} is damaged ({damage}): choose another step, or leave the step out for the newest whole one.")
-        return step, path, _read_contents(path)["record"]
+        return step, path, read_contents(path)["record"]
 
     def best(self) -> int | None:
         """The step of the round that a run keeps as its best (`checkpoint.keep_best`), as its newest whole checkpoint says; None where it keeps none."""
         best = self._find(None)[2].get("position", {}).get("best")
-        return best["step"] if best else None
+        return best[0]["step"] if best else None
 
     def _none_usable(self) -> str:
         return f"no usable checkpoint in {self.folder}: give a run's folder of checkpoints, or start the run anew in an empty one."
 
     def _name_of_latest(self) -> str:
-        steps = [step for step, path in self._steps().items() if _size_damage(path) is None]
+        steps = [step for step, path in self._steps().items() if size_damage(path) is None]
         return f"step {max(steps)}" if steps else "none: nothing has been saved yet"
 
     # --- restoring ----------------------------------------------------------------------------------------------------------------------------
@@ -189,6 +219,7 @@ class Checkpoints:
         taken); the mesh may differ from the one that saved. `model`, if given, must equal `record["model"]`.
         Raises `UserError` that names what differs if the checkpoint is of another model or another kind of state.
         """
+        self.settle()
         wanted = stored_state.to_stored_abstract(abstract_state)
         for _, path, record in [self._find(step)] if step is not None else self._whole():
             differences = config_differences(record.get("model"), json.loads(json.dumps(model))) if model is not None else []
@@ -263,99 +294,16 @@ def _stored_tree(path: pathlib.Path) -> dict[str, Any]:
     return ocp.metadata(path / "state").metadata
 
 
-# --- files ------------------------------------------------------------------------------------------------------------------------------------
+def _copy_if_shared(stored: Any) -> Any:
+    """What may be written while the caller's arrays change: on CPU a copy, since there the writer reads an array where it lies; elsewhere orbax
+    takes its own to the host before it returns."""
 
+    def safe(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return np.array(leaf)
+        return jnp.copy(leaf) if next(iter(leaf.sharding.device_set)).platform == "cpu" else leaf
 
-def _contents(folder: pathlib.Path, record: Record, step: int) -> bytes:
-    files = sorted(path for path in (folder / "state").rglob("*") if path.is_file())
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    all_of_them = sum(sizes.values()) <= CHECKSUM_LIMIT
-    listed = {name: [size, _checksum(folder / name) if all_of_them or size < LARGE_FILE else None] for name, size in sizes.items()}
-    return json.dumps({"format": FORMAT, "step": step, "record": record, "files": listed}, indent=1).encode()
-
-
-def _read_contents(path: pathlib.Path) -> dict[str, Any]:
-    contents = json.loads((path / "checkpoint.json").read_bytes())
-    if not isinstance(contents, dict) or not isinstance(contents.get("files"), dict) or not isinstance(contents.get("record"), dict):
-        raise ValueError("checkpoint.json is not one of ours")
-    return contents
-
-
-def _size_damage(path: pathlib.Path) -> str | None:
-    try:
-        files = _read_contents(path)["files"]
-    except (OSError, ValueError):
-        return "its checkpoint.json is missing or cannot be read"
-    for name, (size, _) in files.items():
-        try:
-            actual = (path / name).stat().st_size
-        except OSError:
-            return f"{name} is missing"
-        if actual != size:
-            return f"{name} has {actual} of {size} bytes"
-    return None
-
-
-def _damage(path: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    damage = _size_damage(path)
-    if damage is None:
-        for name, (_, checksum) in _read_contents(path)["files"].items():
-            if checksum is not None and _checksum(path / name) != checksum:
-                return f"{name} was altered"
-    return damage
-
-
-def _checksum(path: pathlib.Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
-
-
-def _write_and_sync(path: pathlib.Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: pathlib.Path) -> None:
-    """Delete a step; renamed first, so that a kill in the middle leaves nothing that looks like a checkpoint."""
-    if not path.exists():
-        return
-    doomed = path.with_name(".deleted-" + path.name)
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _why_not_written(error: BaseException) -> str | None:
-    """The reason in words if the file system refused (orbax wraps it in other exceptions), else None."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return "the disk is full, make room"
-        if re.search(r"no space left|disk quota exceeded|file too large", str(current), re.IGNORECASE):
-            return "the disk is full, make room"
-        if isinstance(current, OSError):
-            return f"{current.strerror or current}, choose another folder or mend its permissions"
-        waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
-    return None
+    return jax.tree.map(safe, stored)
 
 
 @contextlib.contextmanager

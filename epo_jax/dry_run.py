@@ -308,7 +308,8 @@ class DryRun:
             return
         params = self._model.num_params
         learned = sum(math.prod(weight.shape) for weight in jax.tree.leaves(lora.declare(self._model, lora.from_config(config.model.lora))))
-        kept = max(1, config.checkpoint.keep) + 1 + bool(config.checkpoint.keep_best)  # the newest is written before the oldest goes
+        forever = config.rounds // config.checkpoint.keep_every + 1 if config.checkpoint.keep_every else 0
+        kept = max(1, config.checkpoint.keep) + 1 + config.checkpoint.keep_best + forever  # the newest is written before the oldest goes
         saved = CHECKPOINT_BYTES * learned * kept
         kept = EXPORT_BYTES * params
         if not self._recorded and (config.async_rounds or any(task_set.two_seats for task_set in self._task_sets)):

@@ -71,7 +71,7 @@ class OfflineRun:
             self.learner.begin_rounds()
         while self.learner.position.round < self.config.learn.epochs:
             self.learn()
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.exported_params(), self.folder.tokenizer)
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
         say(f"done: the strategist is in {self.folder.export} (a Hugging Face folder), metrics beside it in {self.folder.path}")
 

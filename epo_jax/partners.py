@@ -38,6 +38,7 @@ from epo_jax.reward.evaluator import Evaluator
 from epo_jax.reward.evaluator_openai import OpenAIEvaluator
 from epo_jax.reward.judge import Judge, ProgressJudge, Verifier
 from epo_jax.reward.judge_openai import GradedJudge, OpenAIJudge
+from epo_jax.rollout import opponents
 from epo_jax.rollout.acting import ActingPolicy
 from epo_jax.rollout.actor_local import LocalActor
 from epo_jax.rollout.actor_openai import OpenAIActor
@@ -240,17 +241,21 @@ def _local_actor(config: ConfigDict, clients: ApiClients, strategist: Strategist
     # A copy, as the learner donates the strategist's own arrays to its first step.
     shardings = None if mesh.size == 1 else param_shardings(model.config, mesh)
     copied = jax.jit(lambda params: jax.tree.map(lambda x: jnp.copy(x).astype(dtype), params), out_shardings=shardings)(model.params)
+    # Two sessions for one of the strategist's, where the other seat is the actor's too: one that gave its slot up would read its tokens in other pieces.
+    met = {kind for kind, weight in config.self_play.opponents.items() if weight} | {config.self_play.evaluate}
+    both_seats = config.environments.sotopia.share > 0 and met - {opponents.SELF, opponents.SCRIPTED}
     engine = Engine(
         model.config,
         copied,
         stop_ids=model.conversation.stop_ids,
         pad_id=model.tokenizer.pad_id,
-        slots=config.rollout.slots,
+        slots=config.rollout.slots * (2 if both_seats else 1),
         max_length=settings.max_context,
         decode_chunk=config.rollout.decode_chunk,
         compute_dtype=dtype,
         mesh=mesh if mesh.size > 1 else None,
         weights_version="frozen",
+        exact=config.rollout.exact,
     )
     sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_action_tokens)
     return LocalActor(engine, model.conversation, sampling, model=model.name, prompt=settings.prompt)

@@ -45,8 +45,8 @@ MAY_CHANGE_OF_AN_API = (
 )  # fmt: skip
 MAY_CHANGE = (
     "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.sequence", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
-    "api.cache", "api.offline", "compilation_cache", "rollout.workers",
-    "distributed.coordinator", "distributed.processes", "distributed.process", "distributed.start_timeout_s",
+    "checkpoint.keep_every", "checkpoint.background", "api.cache", "api.offline", "compilation_cache", "rollout.exact", "rollout.workers",
+    "preemption_notice", "distributed.coordinator", "distributed.processes", "distributed.process", "distributed.start_timeout_s",
     *(f"{section}.{field}" for section in ("actor_api", "judge_api", "evaluator_api") for field in MAY_CHANGE_OF_AN_API),
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")

@@ -58,7 +58,8 @@ class Opponents:
         wanted = round == 0 or self._config.async_rounds or self._weights.get(opponents.EARLIER)
         if wanted and not exchange.by_first(self._of_round(round).exists):
             hf_weights.save(self._of_round(round), self._strategist.config, params, self._run / "tokenizer")
-        for forgotten in range(1, round - self._settings.memory) if exchange.first() else ():
+        # One later than it could be: a run may go back a checkpoint.
+        for forgotten in range(1, round - self._settings.memory - 1) if exchange.first() else ():
             shutil.rmtree(self._of_round(forgotten), ignore_errors=True)
 
     def weights_of_round(self, round: int) -> Any:

@@ -174,6 +174,7 @@ def engine(strategist: Strategist, params: Any, config: ConfigDict, mesh: Mesh, 
         compute_dtype=config.model.compute_dtype,
         mesh=mesh if mesh.size > 1 else None,
         weights_version=version,
+        exact=rollout.exact,
     )
 
 

@@ -23,7 +23,7 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from epo_jax import command_line, compilation, partners, self_play, strategist as strategists
+from epo_jax import command_line, compilation, partners, preemption, self_play, strategist as strategists
 from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
@@ -64,7 +64,8 @@ def main() -> None:
     kinds = {"rounds": Run, "recorded": OfflineRun, "stepagent": StepAgentRun}
     if config.learn_from not in kinds:
         raise UserError(f"learn_from is {config.learn_from!r}: choose one of {', '.join(kinds)}.")
-    with joined(config.distributed) as stop:
+    preemption.check(config.preemption_notice)
+    with joined(config.distributed) as stop, preemption.watched(config.preemption_notice, stop):
         if DRY_RUN.value:
             sys.exit(DryRun(config, check_learning).everything())
         try:
@@ -301,9 +302,9 @@ class Run:
             say(f"continuing: {self.learner.position}")
 
     def _say_best(self) -> None:
-        best = self.learner.position.best
-        if best is None:
+        if not self.learner.position.best:
             return
+        best = self.learner.position.best[0]
         figures = ", ".join(
             f"{name} {MAIN_FIGURES[name]} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
             for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()

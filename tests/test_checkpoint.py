@@ -8,8 +8,10 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +20,7 @@ import numpy as np
 import optax
 import pytest
 
-from epo_jax import checkpoint
+from epo_jax import checkpoint, checkpoint_files
 from epo_jax.checkpoint import Checkpoints, config_differences, restore_params
 from epo_jax.errors import UserError
 
@@ -105,6 +107,51 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert_same(state, make_state(2))
 
 
+def test_keeps_for_good_what_says_so_and_what_outlasts(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2, 3, 4, 5):
+        checkpoints.outlasting = [2] if step < 5 else [4]  # what was the best is so no longer
+        checkpoints.save(step, make_state(step), {"keep": step == 1})
+    assert checkpoints.steps() == [1, 4, 5]
+
+
+# --- written while the run goes on --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_state_may_change_while_it_is_written(tmp_path, monkeypatch):
+    """Nothing is written before the state was changed in place and its arrays were given away."""
+    checkpoints = Checkpoints(tmp_path)
+    changed, save_async = threading.Event(), checkpoint.ocp.save_async
+
+    class Late:
+        def __init__(self, arrays):
+            self.result = lambda: (changed.wait(20), arrays.result())
+
+    monkeypatch.setattr(checkpoint.ocp, "save_async", lambda path, state: Late(save_async(path, state)))
+    state = make_state(1)
+    expected = jax.tree.map(lambda leaf: leaf if isinstance(leaf, int) else leaf.copy(), state)
+    checkpoints.begin(1, state, {"step": 1})
+    assert checkpoints.steps() == []  # and what is not whole is not there
+    state.host[:] = 0
+    jax.block_until_ready(jax.jit(lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0)((state.params, state.opt_state)))
+    changed.set()
+    checkpoints.settle()
+    assert_same(Checkpoints(tmp_path).restore(abstract(make_state(0)))[0], expected)
+
+
+def test_what_failed_in_the_background_is_told_by_whoever_waits_next(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(1), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_and_sync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        checkpoints.begin(2, make_state(2), {})
+        with pytest.raises(UserError, match="the disk is full, make room; the last good one is step 1"):
+            checkpoints.begin(3, make_state(3), {})
+    assert checkpoints.steps() == [1]
+    checkpoints.save(3, make_state(3), {})
+    assert_same(checkpoints.restore(abstract(make_state(0)))[0], make_state(3))
+
+
 def test_works_inside_a_running_event_loop(tmp_path):
     async def save_and_restore():
         Checkpoints(tmp_path).save(1, make_state(1), {})
@@ -137,11 +184,17 @@ def half_a_record(folder: pathlib.Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def another_position(folder: pathlib.Path) -> None:
+    """One bit of the record, which is JSON still."""
+    path = folder / "step_0000000002" / "checkpoint.json"
+    path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": 3'))
+
+
 def no_record(folder: pathlib.Path) -> None:
     (folder / "step_0000000002" / "checkpoint.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove_a_file, half_a_record, no_record])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove_a_file, half_a_record, another_position, no_record])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
     said: list[str] = []
     checkpoints = Checkpoints(tmp_path, say=said.append)
@@ -160,8 +213,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_pat
 
 
 def test_damage_beyond_the_checksums_is_passed_over_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "CHECKSUM_LIMIT", 0)
-    monkeypatch.setattr(checkpoint, "LARGE_FILE", 0)
+    monkeypatch.setattr(checkpoint_files, "CHECKSUM_LIMIT", 0)
+    monkeypatch.setattr(checkpoint_files, "LARGE_FILE", 0)
     said: list[str] = []
     checkpoints = Checkpoints(tmp_path, say=said.append)
     for step in (1, 2):
@@ -209,17 +262,17 @@ step = 2
 if moment == "arrays":       # orbax has written some of the arrays
     import threading
     from orbax.checkpoint import v1 as ocp
-    real = ocp.save
+    real = ocp.save_async
     def save(path, state):
         def watch():
             while not any(os.path.isfile(os.path.join(d, f)) for d, _, fs in os.walk(folder + "/.partial-step_0000000002") for f in fs):
                 pass
             die()
         threading.Thread(target=watch).start()
-        real(path, state)
-    checkpoint.ocp.save = save
+        return real(path, state)
+    checkpoint.ocp.save_async = save
 elif moment == "record":     # the arrays are there, the record is not
-    checkpoint._write_and_sync = die
+    checkpoint.write_and_sync = die
 elif moment == "rename":     # everything is there under the other name
     checkpoints._put_in_place = die
 elif moment == "replace":    # between the two renames of a replacement
@@ -302,7 +355,7 @@ def test_a_full_disk_is_told_and_the_last_good_one_stays(tmp_path, monkeypatch, 
             raise ExceptionGroup("tasks", [ValueError("x"), full])
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: write failed: No space left on device")
 
-    monkeypatch.setattr(checkpoint.ocp, "save", refuse)
+    monkeypatch.setattr(checkpoint.ocp, "save_async", refuse)
     with pytest.raises(UserError, match="the disk is full, make room; the last good one is step 1") as told:
         checkpoints.save(2, make_state(2), {"step": 2})
     assert "\n" not in str(told.value)
@@ -348,6 +401,39 @@ def test_a_limit_on_file_size_is_told_by_the_real_writer(tmp_path):
     assert "the disk is full" in done.stdout and "Traceback" not in done.stderr, done.stderr[:2000]
     assert_same(Checkpoints(tmp_path).restore(abstract(make_state(0)))[0], make_state(1))
     assert os.listdir(tmp_path) == ["step_0000000001"]
+
+
+FULL = """
+import os, sys; sys.path.insert(0, sys.argv[2])
+import jax, numpy as np
+from epo_jax.checkpoint import Checkpoints
+from epo_jax.errors import UserError
+from test_checkpoint import abstract, assert_same, make_state
+folder = sys.argv[1]
+c = Checkpoints(folder)
+c.save(1, make_state(1), {})
+c.begin(2, {"big": jax.random.normal(jax.random.key(0), (1 << 20,))}, {})  # 4 MB of noise on a disk of 2 MB, while the run goes on
+try: c.settle(); sys.exit("it fitted")
+except UserError as error: print(error)
+assert os.listdir(folder) == ["step_0000000001"], os.listdir(folder)
+assert_same(c.restore(abstract(make_state(0)))[0], make_state(1))
+c.save(2, make_state(2), {})  # the run goes on when there is room
+assert_same(Checkpoints(folder).restore(abstract(make_state(0)))[0], make_state(2))
+print("and went on")
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A file system of 2 MB in memory, mounted in a name space of its own."""
+    script = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL, str(pathlib.Path(__file__).parent)]
+    if subprocess.run([*command[:6], 'mount -t tmpfs tmpfs "$1"', "sh", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("this system lets no user mount a file system in a name space (unshare --user --mount)")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "the disk is full, make room; the last good one is step 1" in done.stdout and "and went on" in done.stdout
+    assert "Traceback" not in done.stderr, done.stderr[:2000]
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
@@ -425,6 +511,61 @@ def test_restores_onto_another_mesh_and_onto_one_device(tmp_path):
     assert "restored on every mesh" in done.stdout, done.stderr[-3000:]
     state, _ = Checkpoints(tmp_path).restore(abstract(make_state(0)))  # here: whatever devices this process has
     assert_same(state, make_state(4))
+
+
+MEMBER = """
+import sys; sys.path.insert(0, sys.argv[2])
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+folder, _, address, number, action = sys.argv[1:]
+jax.distributed.initialize(address, num_processes=2, process_id=int(number))
+from epo_jax.checkpoint import Checkpoints
+assert jax.process_count() == 2 and jax.device_count() == 2
+mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+whole = {"embed": np.arange(64, dtype=np.float32).reshape(16, 4), "count": np.int32(7)}
+shardings = {"embed": NamedSharding(mesh, P("fsdp")), "count": NamedSharding(mesh, P())}
+if action == "save":
+    state = {name: jax.make_array_from_callback(np.shape(x), shardings[name], lambda index, x=x: np.asarray(x)[index]) for name, x in whole.items()}
+    checkpoints = Checkpoints(folder, keep=1)
+    for step in (1, 2, 3):
+        checkpoints.begin(step, state, {"step": step})
+    checkpoints.settle()
+else:
+    wanted = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=shardings[name]) for name, x in whole.items()}
+    state, record = Checkpoints(folder).restore(wanted)
+    assert record == {"step": 4}
+for name, array in state.items():
+    for shard in array.addressable_shards:
+        np.testing.assert_array_equal(np.asarray(shard.data), np.asarray(whole[name])[shard.index])
+assert not state["embed"].is_fully_addressable
+print("equal")
+"""
+
+
+def two_processes(folder: pathlib.Path, action: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MEMBER, str(folder), str(pathlib.Path(__file__).parent), address]
+    members = [
+        subprocess.Popen([*command, number, action], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for number in "01"
+    ]
+    for member in members:
+        out, trouble = member.communicate(timeout=120)
+        assert member.returncode == 0 and "equal" in out, trouble[-3000:]
+
+
+def test_restores_onto_another_number_of_processes(tmp_path):
+    """Two save together, while they go on; one restores and saves; two restore."""
+    two_processes(tmp_path, "save")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3]
+    state, record = checkpoints.restore({"embed": jnp.zeros((16, 4)), "count": jnp.int32(0)})
+    assert record == {"step": 3} and int(state["count"]) == 7
+    np.testing.assert_array_equal(state["embed"], np.arange(64, dtype=np.float32).reshape(16, 4))
+    checkpoints.save(4, state, {"step": 4})
+    two_processes(tmp_path, "restore")
 
 
 def test_parameters_alone(tmp_path):

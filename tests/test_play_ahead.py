@@ -15,7 +15,7 @@ from epo_jax.strategist import from_checkpoint
 from epo_jax.train import Run
 from epo_jax.trajectory import read_jsonl
 from tests.test_self_play import StopIn
-from tests.test_train import tiny
+from tests.tiny_run import tiny
 
 AHEAD = {"async_rounds": 1, "rounds": 3, "evaluate.every": 3, "learn.clip_low": 0.2, "learn.clip_high": 0.2, "learn.epochs": 2}
 

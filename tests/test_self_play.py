@@ -17,7 +17,7 @@ from epo_jax.model.fingerprint import fingerprint
 from epo_jax.strategist import from_checkpoint
 from epo_jax.train import Run
 from epo_jax.trajectory import read_jsonl
-from tests.test_train import tiny
+from tests.tiny_run import tiny
 
 OPPONENTS = {
     "environments.alfworld.share": 0.0,
@@ -96,7 +96,7 @@ def test_who_met_whom_and_with_which_weights(whole):
 def test_the_weights_that_are_kept_are_those_that_the_round_began_with(whole):
     run, weights = whole
     kept = sorted(path.name for path in (run.folder.path / "opponents").iterdir())
-    assert kept == ["round-0", "round-3", "round-4"]  # the first, and as far as the memory of a fifth would reach
+    assert kept == ["round-0", "round-2", "round-3", "round-4"]  # the first, and as far as the memory of a fourth and of a fifth would reach
     for name in kept:
         found = from_checkpoint(str(run.folder.path / "opponents" / name))
         assert fingerprint(found.params) == weights[int(name.removeprefix("round-"))]

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -20,7 +19,6 @@ import pytest
 import torch
 import transformers
 
-from configs.alfshop import get_config
 from epo_jax.batch import BatchCounts
 from epo_jax.checkpoint import restore_params
 from epo_jax.errors import UserError
@@ -39,57 +37,9 @@ from epo_jax.round_batches import RoundBatches
 from epo_jax.strategist import MINI
 from epo_jax.train import Run
 from epo_jax.trajectory import Trajectory, Turn, by_environment, read_jsonl
+from tests.tiny_run import finished, tiny
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-TINY = {
-    "model.source": "random",
-    "model.architecture.hidden_size": 32,
-    "model.architecture.intermediate_size": 48,
-    "model.architecture.num_layers": 1,
-    "model.architecture.num_heads": 2,
-    "model.architecture.num_kv_heads": 1,
-    "model.architecture.head_dim": 16,
-    "model.architecture.tokenizer_games": 40,
-    "mesh.fsdp": 1,
-    "mesh.data": -1,
-    "environments.alfworld.max_turns": 4,
-    "environments.alfworld.train_split": "generated:train",
-    "environments.alfworld.eval_split": "generated:eval",
-    "environments.alfworld.share": 3.0,
-    "environments.webshop.max_turns": 3,
-    "environments.webshop.train_split": "generated:train",
-    "environments.webshop.eval_split": "generated:eval",
-    "rollout.episodes": 16,
-    "rollout.slots": 8,
-    "rollout.max_context": 512,
-    "rollout.max_strategy_tokens": 8,
-    "learn.rows": 8,
-    "learn.accumulation": 1,
-    "learn.learning_rate": 1e-3,
-    "learn.entropy_weight": 0.01,  # so that there is a gradient even where nothing was won
-    "learn.max_length": 512,
-    "learn.length_buckets": (512,),
-    "warm_start.episodes": 16,
-    "warm_start.rows": 8,
-    "warm_start.accumulation": 1,
-    "rounds": 2,
-    "compilation_cache": "none",
-    "evaluate.tasks": 4,
-    "evaluate.every": 2,
-}
-
-
-def tiny(folder, **changes):
-    config = get_config()
-    config.workdir = str(folder)
-    config.update_from_flattened_dict(TINY | changes)
-    return config
-
-
-def finished(folder, **changes):
-    run = Run(tiny(folder, **changes), StopRequest())
-    run.everything()
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -263,26 +213,6 @@ def test_packed_rounds_and_demonstrations_take_the_steps_of_padded_ones(tmp_path
         np.testing.assert_allclose([batch.loss_weights.sum() for batch in made], sizes, rtol=1e-5)  # advantage 1: a trajectory's weights sum to 1
     assert (max(batch.segment_ids.max() for batch in rounds) > 1) == packing
     assert (values["padding_share"] < 0.5) == packing and values["dropped_turns"] == 0
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_starts_again(tmp_path):
-    """SIGKILL after ever longer times; each time the same command goes on, and in the end it finishes."""
-    command = [sys.executable, "-m", "epo_jax.train", f"--config={REPOSITORY}/configs/alfshop.py", f"--config.workdir={tmp_path}/run"]
-    command += [f"--config.{name}={value}" for name, value in TINY.items()]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    for seconds in (8, 14, 20, 26, 32):
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            process.communicate(timeout=seconds)
-            assert process.returncode == 0
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    restore_params(tmp_path / "run" / "checkpoints")
-    assert (tmp_path / "run" / "strategist" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
     python tools/bench_play.py --quick                                  a minute: a short round of the embedded default
     python tools/bench_play.py [--preset=mini] [--episodes=192] [--json]      rounds of configs/alfshop.py, as its run plays them
+    python tools/bench_play.py --not_exact          besides, with rollout.exact=False: what it costs that no episode depends on its company
 
 Each way plays a whole round through the loop that training uses, once to warm up (what that takes longer is told apart: compilation) and once
 for each of --repeats: with the literal actor, and with one that also waits --actor_ms before it acts, as a model behind an API does.
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max_turns", type=int, default=0, help="of an episode; 0: as the preset says")
     parser.add_argument("--actor_ms", type=float, default=50.0, help="how long the slow actor waits before it acts, in milliseconds")
     parser.add_argument("--workers", type=int, default=0, help="processes that run the environments (rollout.workers), each way with and without")
+    parser.add_argument("--not_exact", action="store_true", help="measure every way with rollout.exact=False too")
     parser.add_argument("--devices", type=int, default=1, help="how many play; 0: all")
     parser.add_argument("--repeats", type=int, default=3, help="how often every side is measured")
     parser.add_argument("--quick", action="store_true", help="32 episodes, once")
@@ -83,13 +85,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     strategist = strategists.load(config, mesh)
     task_sets = tasks.load(config)
     actors = {"literal": LiteralActor(), f"literal, waits {options.actor_ms:g} ms": WaitingActor(options.actor_ms / 1e3)}
-    with strategists.engine(strategist, strategist.params, config, mesh, "0") as engine, Workers(options.workers) as workers:
-        ways: dict[str, tuple[Actor, Environments]] = {name: (actor, Here()) for name, actor in actors.items()}
+    with contextlib.ExitStack() as stack:
+        places: dict[str, Environments] = {"": Here()}
         if options.workers:
-            ways |= {f"{name}, {options.workers} workers": (actor, workers) for name, actor in actors.items()}
+            places[f", {options.workers} workers"] = stack.enter_context(Workers(options.workers))
+        ways: dict[str, tuple[Actor, Engine, Environments]] = {}
+        for exact in (True, False) if options.not_exact else (config.rollout.exact,):
+            config.rollout.exact = exact
+            engine = stack.enter_context(strategists.engine(strategist, strategist.params, config, mesh, "0"))
+            for name, actor in actors.items():
+                ways |= {name + words + ("" if exact else ", not exact"): (actor, engine, where) for words, where in places.items()}
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for _ in range(options.repeats + 1):
-            for name, (actor, where) in ways.items():
+            for name, (actor, engine, where) in ways.items():
                 engine.update_weights(strategist.params, "again")
                 at_once = options.at_once or config.rollout.slots
                 taken[name].append(play(config, task_sets, strategist, engine, actor, at_once=at_once, environments=where))
@@ -125,7 +133,7 @@ def play(
     sampling = strategists.sampling(config, config.rollout.temperature)
     busy = Busy(engine)
     player = Player(busy, strategist.conversation, TimedActor(actor, clocks), sampling, 0, engine.weights_version, environments=environments)
-    before = engine.stats
+    before, stopwatch = engine.stats, measurement.Stopwatch()
     began, thread_began = time.perf_counter(), time.thread_time()
     played = asyncio.run(play_episodes(player, episodes, at_once=at_once, on_finish=lambda _: None))
     play_seconds, thread_seconds = time.perf_counter() - began, time.thread_time() - thread_began
@@ -137,6 +145,7 @@ def play(
     inside = clocks.processor["environment"] + clocks.processor["actor"]
     return {
         "seconds": seconds,
+        "processor_seconds": stopwatch.taken().processor,
         "episodes_per_second": len(played) / seconds,
         "turns_per_second": sum(len(trajectory.turns) for trajectory in played) / seconds,
         "tokens_per_second": did["decode_tokens"] / seconds,
@@ -312,7 +321,7 @@ def show(result: dict[str, Any]) -> None:
     told, ways = measurement.told, result["ways"]
     settings = result["round"]
     lines = [
-        ("seconds of a round", "seconds", "{:.1f}"), ("episodes/s", "episodes_per_second", "{:.2f}"), ("turns/s", "turns_per_second", "{:.1f}"),
+        ("seconds of a round", "seconds", "{:.1f}"), ("by processor time", "processor_seconds", "{:.1f}"), ("episodes/s", "episodes_per_second", "{:.2f}"), ("turns/s", "turns_per_second", "{:.1f}"),
         ("new tokens/s", "tokens_per_second", "{:.0f}"), *((f"share: {name}", name, "{:.3f}") for name in SHARES),
         ("actors at once", "actors_at_once", "{:.2f}"), ("slots busy", "slots_busy", "{:.2f}"), ("rows sampled", "rows_sampled", "{:.2f}"),
         ("read ÷ prompt tokens", "read_share", "{:.3f}"), ("first round, s more", "first_round_seconds_more", "{:.1f}"),

@@ -51,30 +51,40 @@ class DecodeBatch(NamedTuple):
 
 
 class Shapes:
-    """The buckets of one engine, and the batches made in them."""
+    """The buckets of one engine, and the batches made in them.
 
-    def __init__(self, *, slots: int, max_length: int, prefill_chunk: int, decode_chunk: int, pad_id: int, mesh: Mesh | None) -> None:
+    exact: the shapes in which a request's tokens are read and sampled follow from the request alone, never from its company. The same program
+    over the same shapes gives a row the same bits in whatever place and beside whatever others; another shape may add in another order. So
+    decoding always runs over all slots and the whole capacity, and a prompt's piece over one number of rows and an attended length of its own.
+    """
+
+    def __init__(
+        self, *, slots: int, max_length: int, prefill_chunk: int, decode_chunk: int, pad_id: int, mesh: Mesh | None, exact: bool = False
+    ) -> None:
         self.slots = slots
+        self._exact = exact
         self.prefill_chunk = min(prefill_chunk, max_length)
         self.decode_chunk = decode_chunk
         self._pad_id = pad_id
         self.prefill_tokens = PREFILL_TOKENS.get(jax.default_backend(), 8192)
         self._length_sizes = kv.doubling(SMALLEST_LENGTH, self.prefill_chunk)
-        self._capacity_sizes = kv.doubling(SMALLEST_CAPACITY, max_length)
+        self._attended_sizes = kv.doubling(SMALLEST_CAPACITY, max_length)
+        self._capacity_sizes = (max_length,) if exact else self._attended_sizes
         # Rows that lie on other devices are not worth gathering: there, every program runs over all slots.
-        self._row_sizes = (slots,) if kv.row_parts(mesh) > 1 else tuple(sorted({slots, -(-slots // 4)}))
+        self._divided = kv.row_parts(mesh) > 1
+        self._row_sizes = (slots,) if exact or self._divided else tuple(sorted({slots, -(-slots // 4)}))
 
     def capacity(self, length: int) -> int:
         """The bucket of cache entries that holds `length`."""
         return kv.bucket(length, self._capacity_sizes)
 
     def prefill_batch(self, requests: Sequence[Request]) -> PrefillBatch:
-        """The next piece of the first request, and of others whose piece is of like length: of all tokens that are not cached but
-        the very last, which decode feeds."""
-        lengths = [kv.bucket(min(request.uncached - 1, self.prefill_chunk), self._length_sizes) for request in requests]
-        length = lengths[0]
+        """The next piece of the first request, and of others whose piece is of like length (if exact, after a like length of cached
+        tokens): of all tokens that are not cached but the very last, which decode feeds."""
+        shapes = [self._piece(request) for request in requests]
+        length, _ = shapes[0]
         sizes = self._prefill_row_sizes(length)
-        alike = [request for request, other in zip(requests, lengths, strict=True) if other == length]
+        alike = [request for request, other in zip(requests, shapes, strict=True) if other == shapes[0]]
         requests = alike[: _rows_that_fill(len(alike), sizes)]
         rows, places, number = self._place(requests, sizes)
         tokens = np.full((number, length), self._pad_id, np.int32)
@@ -83,7 +93,8 @@ class Shapes:
             piece = request.tokens[request.session.cached : -1][:length]
             tokens[place, : len(piece)] = piece
             start[place], count[place] = request.session.cached, len(piece)
-        return PrefillBatch(requests, places, rows, tokens, start, count, self.capacity(int(start.max())), int((start + count).max()))
+        attended = kv.bucket(int(start.max()), self._attended_sizes)
+        return PrefillBatch(requests, places, rows, tokens, start, count, attended, int((start + count).max()))
 
     def decode_batch(self, requests: list[Request]) -> DecodeBatch:
         rows, places, number = self._place(requests, self._row_sizes)
@@ -101,12 +112,18 @@ class Shapes:
             settings.top_p[place] = request.sampling.top_p
         return DecodeBatch(requests, places, rows, tokens, positions, remaining, settings, self.capacity(reach), reach)
 
+    def _piece(self, request: Request) -> tuple[int, int]:
+        """The bucket of a request's next piece, and, if exact, that of the tokens before it."""
+        length = kv.bucket(min(request.uncached - 1, self.prefill_chunk), self._length_sizes)
+        return length, kv.bucket(request.session.cached, self._attended_sizes) if self._exact else 0
+
     def _prefill_row_sizes(self, length: int) -> tuple[int, ...]:
         """The row buckets of one length: at most prefill_tokens places, or a quarter of that."""
-        if len(self._row_sizes) == 1:
+        if self._divided:
             return self._row_sizes
         full = max(1, min(self.slots, self.prefill_tokens // length))
-        return tuple(sorted({-(-full // 4), full}))
+        quarter = -(-full // 4)
+        return (quarter,) if self._exact else tuple(sorted({quarter, full}))
 
     def _place(self, requests: list[Request], sizes: Sequence[int]) -> tuple[np.ndarray | None, list[int], int]:
         """(rows: the slot of each row of the batch, or None when row r is slot r; each request's row; number of rows)."""

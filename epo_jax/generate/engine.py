@@ -64,6 +64,7 @@ class Engine:
         cache_dtype: jax.typing.DTypeLike | None = None,
         mesh: Mesh | None = None,
         weights_version: str = "0",
+        exact: bool = False,
     ) -> None:
         """
         config, params: the model. The arrays of `params` are used where they are, not copied: whoever donates them to
@@ -75,6 +76,8 @@ class Engine:
         weights: how the weights are kept for playing, see play_weights.py.
         cache_dtype: of the cache, compute_dtype where not given.
         mesh: with one, params must divide over it; slots lie over data, fsdp and sequence, key/value heads over tensor.
+        exact: what a session samples does not depend on its company in a single bit, see batches.Shapes. Else log-probabilities may
+            differ in their last bits, and so, rarely, a token may.
         """
         if slots < 1 or max_length < 2 or decode_chunk < 1 or prefill_chunk < 1:
             raise UserError(f"slots={slots}, max_length={max_length}, decode_chunk={decode_chunk}, prefill_chunk={prefill_chunk}: each must be positive, max_length at least 2")
@@ -88,7 +91,9 @@ class Engine:
         self.slots = slots
         self.max_length = max_length
         stops = frozenset(int(token) for token in stop_ids)
-        shapes = Shapes(slots=slots, max_length=max_length, prefill_chunk=prefill_chunk, decode_chunk=decode_chunk, pad_id=pad_id, mesh=mesh)
+        shapes = Shapes(
+            slots=slots, max_length=max_length, prefill_chunk=prefill_chunk, decode_chunk=decode_chunk, pad_id=pad_id, mesh=mesh, exact=exact
+        )  # fmt: skip
         self._device = Device(
             config, params, slots=slots, stop_ids=stops, decode_chunk=decode_chunk, weights=weights, compute_dtype=compute_dtype,
             cache_dtype=compute_dtype if cache_dtype is None else cache_dtype, mesh=mesh,

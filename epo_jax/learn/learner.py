@@ -41,7 +41,7 @@ PHASES = ("warm_start", "rounds")
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The weights whose evaluation was best: rounds they had learned from, their mean outcome, and the checkpoint that holds them."""
+    """Weights whose evaluation was among the best: rounds they had learned from, their mean outcome, and the checkpoint that holds them."""
 
     round: int
     outcome: float
@@ -54,7 +54,7 @@ class Position:
 
     steps: optimizer steps done in this phase (warm start) or in this round. steps_before: optimizer steps of the phase before this
     round, which name the weights that it begins with. played_ahead: whether the round was played while the one before was learned from.
-    saves: checkpoints written so far. best: of the weights that were evaluated so far.
+    saves: checkpoints begun so far. best: of the weights that were evaluated so far, the best first.
     """
 
     phase: str = "warm_start"
@@ -63,7 +63,7 @@ class Position:
     steps_before: int = 0
     played_ahead: bool = False
     saves: int = 0
-    best: Best | None = None
+    best: list[Best] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         if self.phase == "warm_start":
@@ -137,7 +137,7 @@ class Learner:
             late = metrics, known
             on_step(known["read_tokens"])
             if every and self.position.steps % every == 0 and self.position.steps < total:
-                self.save()
+                self.save()  # the next step goes on while it is written
         if late is not None:
             yield _on_host(*late)
 
@@ -148,30 +148,37 @@ class Learner:
 
     def begin_rounds(self) -> None:
         """The warm start is over: a fresh optimizer for the rounds."""
+        self._checkpoints.settle()  # what follows makes room for the next round, which a run that goes back to the checkpoint before would miss
         params = self.state.params
         self.position = Position(phase="rounds", saves=self.position.saves)
         self._prepare()
         self.state = init_state(params, self._model, self._optimizer, self._mesh, self._lora)
         if self._reference is not None:
             self._reference.freeze(self.exported_params(), 0)
-        self.save()
+        self.save(begins_round=True)
 
     def end_round(self, *, played_ahead: bool = False) -> None:
         """The round's steps are done; from here on its weights play. played_ahead: see `Position`."""
+        self._checkpoints.settle()  # as in `begin_rounds`
         self.position.round += 1
         self.position.played_ahead = played_ahead
         self.position.steps_before += self.position.steps
         self.position.steps = 0
         if self._reference is not None:
             self._reference.freeze(self.exported_params(), self.position.round)
-        self.save()
+        self.save(begins_round=True)
 
     def keep_if_best(self, outcome: float) -> None:
-        """Has the present weights outlast retention if no evaluation before was as good; the newest checkpoint holds them. NaN is no evaluation."""
-        best = self.position.best
-        if outcome > (-math.inf if best is None else best.outcome):
-            self.position.best = Best(self.position.round, outcome, self.position.saves)
-            self._checkpoints.always_kept = self.position.saves
+        """Has the present weights outlast retention while no `checkpoint.keep_best` others were as good; the newest checkpoint holds them.
+
+        Of equals the earlier one counts as better. NaN is no evaluation; a round that is evaluated again (a run that was stopped then) was counted.
+        """
+        found = self.position.best
+        if math.isnan(outcome) or any(best.round == self.position.round for best in found):
+            return
+        mine = Best(self.position.round, outcome, self.position.saves)
+        self.position.best = sorted([*found, mine], key=lambda best: -best.outcome)[: self._config.checkpoint.keep_best]
+        self._keep_best()
 
     # --- what others need -------------------------------------------------------------------------------------------
 
@@ -212,10 +219,10 @@ class Learner:
 
         To make room for an earlier round's, the present state is given up: learning is over then. Raises `UserError` if its checkpoint is damaged.
         """
-        best = self.position.best
-        if best is None or best.step == self.position.saves:
+        self._checkpoints.settle()
+        if not self.position.best or self.position.best[0].step == self.position.saves:
             return self.exported_params()
-        self.state = None
+        best, self.state = self.position.best[0], None
         shardings = None if self._mesh is None else shardings_of(lora.declare(self._model, self._lora), self._mesh)
         _, params, _ = restore_params(self._checkpoints.folder, best.step, shardings=shardings)
         self.state = TrainState(params, None, None)
@@ -223,21 +230,27 @@ class Learner:
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Writes a checkpoint of state and position; the one before stays until this one is whole."""
+    def save(self, *, begins_round: bool = False) -> None:
+        """Takes a checkpoint of state and position; the one before stays until this one is whole. It is written while the run goes on, if the
+        configuration says so; the next one waits for it, and raises what it came to. begins_round: one that `keep_every` may keep for good."""
         self.position.saves += 1
+        every = self._config.checkpoint.keep_every
         record = {
             "position": dataclasses.asdict(self.position),
             "config": self._config.to_json_best_effort(),
             "model": self._model.to_hf(),
             "seed": self._config.seed,
+            "keep": bool(begins_round and every and self.position.round % every == 0),
         }
         if self._lora is not None:
             record["lora"] = dataclasses.asdict(self._lora) | {"base": self._base, "source": self._config.model.source}
-        self._checkpoints.save(self.position.saves, self.state, record)
+        self._checkpoints.begin(self.position.saves, self.state, record)
+        if not self._config.checkpoint.background:
+            self._checkpoints.settle()
 
     def save_and_stop(self) -> None:
         self.save()
+        self._checkpoints.settle()
         say(f"stopped and saved in {self._checkpoints.folder}: {self.position}. The same command continues.")
         raise Stopped
 
@@ -246,9 +259,12 @@ class Learner:
         self.state, record = self._checkpoints.restore(abstract_state(self._model, self._optimizer, self._mesh, self._lora), model=self._model.to_hf())
         lora.check_base(record, self._base)
         saved = record["position"]
-        self.position = Position(**saved | {"best": Best(**saved["best"]) if saved.get("best") else None})
-        self._checkpoints.always_kept = self.position.best and self.position.best.step
+        self.position = Position(**saved | {"best": [Best(**best) for best in saved["best"]]})
+        self._keep_best()
         self._prepare()
+
+    def _keep_best(self) -> None:
+        self._checkpoints.outlasting = [best.step for best in self.position.best]
 
     def _make_reference(self, folder: pathlib.Path, which: str) -> Reference | None:
         if which == "behaviour":

@@ -96,6 +96,7 @@ class MetricsWriter:
 
     def __init__(self, folder: pathlib.Path, *, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
+        self._cut_torn_line()
         self._events: EventsWriter | None = None
         if tensorboard:
             (folder / "tensorboard").mkdir(exist_ok=True)
@@ -120,6 +121,11 @@ class MetricsWriter:
                 self._events.flush()
         except OSError as error:
             raise UserError(f"cannot write metrics in {self.path.parent}: {error.strerror or error}; make room, the same command continues.") from error
+
+    def _cut_torn_line(self) -> None:
+        """What a killed process left of a line must not spoil the next one."""
+        if self.path.exists() and (content := self.path.read_bytes()) and not content.endswith(b"\n"):
+            os.truncate(self.path, content.rfind(b"\n") + 1)
 
     def close(self) -> None:
         if self._events is not None:

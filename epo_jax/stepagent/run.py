@@ -200,7 +200,7 @@ class StepAgentRun:
 
     def finish(self) -> None:
         """Leaves the policy as a Hugging Face folder and says where everything is."""
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.exported_params(), self.folder.tokenizer)
+        hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
         self.engine.shutdown()
         say(f"done: the agent is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}")

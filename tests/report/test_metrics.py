@@ -65,6 +65,14 @@ def test_every_reader_can_parse_the_file(tmp_path):
     assert list(scalars(events.read_bytes())) == [("round/success", 1, 0.5), ("round/success", 2, 0.75), ("round/gap", 2, pytest.approx(1e-6))]
 
 
+def test_what_a_killed_process_left_of_a_line_is_cut_off(tmp_path):
+    MetricsWriter(tmp_path, tensorboard=False).write("round", 1, {"success": 0.5})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "rou')
+    MetricsWriter(tmp_path, tensorboard=False).write("round", 2, {"success": 0.75})
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
 def scalars(data: bytes):
     """(tag, step, value) of each scalar in a TensorBoard file: records of length (8 bytes), checksum (4), event, checksum (4)."""
     while data:

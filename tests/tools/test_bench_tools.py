@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools import bench_env, bench_generate, bench_play, generate_peers, measurement
+from tools import bench_checkpoint, bench_env, bench_generate, bench_play, generate_peers, measurement
 
 
 def run(tool: Any, capsys: pytest.CaptureFixture, *arguments: str) -> dict[str, Any]:
@@ -91,3 +91,10 @@ def test_a_float32_copy_of_a_gguf_file_has_the_same_weights(tmp_path) -> None:
     assert config == copied_config
     for name, array in params["layers"].items():
         np.testing.assert_array_equal(array, copied["layers"][name])
+
+
+def test_a_checkpoint_is_timed_and_comes_back(capsys: pytest.CaptureFixture) -> None:
+    result = run(bench_checkpoint, capsys, "--quick", "--repeats=1", "--length=16")
+    assert 0.5 < result["bytes"] / (3 * 4 * result["parameters"]) < 1.1  # parameters and two moments, compressed
+    plain, whole, meanwhile = result["steps"]
+    assert plain["blocked"]["max"] < meanwhile["blocked"]["median"] <= meanwhile["written"]["median"] and whole["written"]["median"] > 0
