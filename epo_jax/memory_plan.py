@@ -18,11 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from epo_jax.generate.cache import cache_sharding
-from epo_jax.learn.losses import chunk_for
+from epo_jax.learn.losses import chunk_on
 from epo_jax.learn.step import dtype_of
 from epo_jax.mesh import rows_split_over, shardings_of
 from epo_jax.model import lora
@@ -43,9 +43,18 @@ class MemoryPlan:
     cache: int  # keys and values of all slots at their longest
     activations: int
 
+    @property
+    def learning(self) -> int:
+        """All that lies there at the worst moment of a pass, where what plays is given up meanwhile."""
+        return self.parameters + self.gradients + self.optimizer + self.others + self.activations
 
-def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh) -> MemoryPlan:
-    """The bytes of a run of `config` with this model, on each device of the mesh. A local actor's are not in it."""
+
+def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh | AbstractMesh, *, platform: str = "") -> MemoryPlan:
+    """The bytes of a run of `config` with this model, on each device of the mesh. A local actor's are not in it.
+
+    platform: of devices that are not there ("cpu", "gpu", "tpu"), where the mesh is abstract.
+    """
+    platform = platform or mesh.devices.flat[0].platform
     adapted = lora.from_config(config.model.lora)
     weights, learned = (_numbers_on_a_device(lora.declare(model, each), mesh) for each in (None, adapted))
     compute = jnp.dtype(dtype_of(config.model.compute_dtype)).itemsize
@@ -59,7 +68,7 @@ def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh) -> MemoryPlan:
         others=_others(config, weights, compute),
         playing=0 if plain else copied * weights,
         cache=_cache(config, model, mesh, compute),
-        activations=_activations(config, model, mesh, compute),
+        activations=_activations(config, model, mesh, compute, platform),
     )
 
 
@@ -97,7 +106,7 @@ def _cache(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) ->
     return 2 * model.num_layers * part * itemsize
 
 
-def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) -> int:
+def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh | AbstractMesh, itemsize: int, platform: str) -> int:
     learn, tensor = config.learn, mesh.shape["tensor"]
     rows = learn.rows // rows_split_over(mesh)
     length = max(learn.length_buckets)
@@ -107,8 +116,8 @@ def _activations(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: i
     products = 2 * width + (heads + 2 * kv + 2 * ff) // tensor  # what products with weights give: q, k, v, the two outputs, gate and up
     layer = products + 3 * width + (heads + 2 * ff) // tensor  # and norms, the residual stream, attention's output, the gated values
     kept, scored = (layer, 2 * model.num_layers) if config.model.remat == "none" else (width, 1)
-    scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if mesh.devices.flat[0].platform == "cpu" else 0
+    scores = scored * FLOAT32 * rows * (model.num_heads // tensor) * length**2 if platform == "cpu" else 0
     tokens = rows * length
-    chunk = min(length, chunk_for(learn.rows, model.vocab_size, mesh)) * rows
+    chunk = min(length, chunk_on(platform, -(-learn.rows // rows_split_over(mesh)), model.vocab_size)) * rows
     logits = 3 * FLOAT32 * chunk * model.vocab_size // tensor
     return itemsize * tokens * (model.num_layers * kept + 2 * layer) + scores + logits

@@ -22,6 +22,7 @@ LENGTH = 4096
 # What every cell trains: the published setting, as many rows in a pass as the mesh splits them over, all weights.
 SETTINGS = (f"--config.learn.max_length={LENGTH}", f"--config.learn.length_buckets=({LENGTH},)", f"--config.rollout.max_context={LENGTH}",
             "--config.learn.rows=1", "--config.model.compute_dtype=bfloat16", "--config.model.remat=full")  # fmt: skip
+SLOTS = 32  # episodes played at once, by all processes together
 NEEDED = ("pass", "update", "decode")
 
 
@@ -35,7 +36,7 @@ def fill(only: list[str], programs: list[str]) -> None:
     CELLS.mkdir(exist_ok=True)
     for model, chips in wanted:
         command = [sys.executable, str(REPOSITORY / "tools" / "plan.py"), "--config=configs/alfshop.py:llama3_8b", *SETTINGS, f"--model={model}",
-                   f"--topology={chips}", "--mesh=auto", f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
+                   f"--topology={chips}", f"--config.rollout.slots={SLOTS // topology(chips).processes}", "--mesh=auto", f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
         failed = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
         if failed:
             print(f"{model}/{chips}: no plan (exit code {failed})", file=sys.stderr)
