@@ -265,3 +265,13 @@ def test_help_has_every_command_and_option() -> None:
     assert len(commands) == 8 and len(options) == 13
     for name in (*commands, *options):
         assert name in text, name
+
+
+def test_the_documentation_gives_commands_that_work() -> None:
+    """Each that docs/running.md shows, as a dry run: what it prints is what Google Cloud would be asked."""
+    lines = [line.split("  #")[0] for line in (REPOSITORY / "docs" / "running.md").read_text().splitlines() if line.startswith("tools/tpu_vm.sh ")]
+    assert len(lines) >= 5
+    for line in lines:
+        words = [word for word in shlex.split(line) if not word.startswith("--environment=")]
+        done = subprocess.run([*words[:2], "--dry_run", *words[2:]], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "gcloud compute tpus" in done.stdout, done.stderr
