@@ -3,11 +3,11 @@
 #
 #   tools/tpu_vm.sh create-queue --name=epo --zone=us-east5-a --type=v5p-8 --spot      ask for the machines; they come when there are some
 #   tools/tpu_vm.sh set-up --name=epo --zone=us-east5-a                                this clone and its packages, on every host
-#   tools/tpu_vm.sh start  --name=epo --zone=us-east5-a --run=gs://BUCKET/run -- --config=configs/alfshop.py:llama3_8b
+#   tools/tpu_vm.sh start  --name=epo --zone=us-east5-a --run=gs://my-bucket/run -- --config=configs/alfshop.py:llama3_8b
 #   tools/tpu_vm.sh status --name=epo --zone=us-east5-a                                of the queue, and of the training on each host
 #   tools/tpu_vm.sh logs   --name=epo --zone=us-east5-a [--worker=0]                   what it prints, as it prints it
 #   tools/tpu_vm.sh stop   --name=epo --zone=us-east5-a                                saves, and ends; `start` goes on from there
-#   tools/tpu_vm.sh resume --name=epo --zone=us-east5-a --type=v5p-8 --spot --run=gs://BUCKET/run [--until_done] -- --config=...
+#   tools/tpu_vm.sh resume --name=epo --zone=us-east5-a --type=v5p-8 --spot --run=gs://my-bucket/run [--until_done] -- --config=...
 #   tools/tpu_vm.sh delete --name=epo --zone=us-east5-a                                gives the machines back, disks and all
 #
 # `resume` does all that is missing: asks for machines where there are none or they were taken away, waits for them, sets up, starts. With
@@ -16,7 +16,7 @@
 #   --name=NAME --zone=ZONE [--project=PROJECT]   the queued resource, and the TPU in it
 #   --type=v5p-8      v4, v5p: cores, two a chip; v5e, v6e: chips.     --runtime=VERSION  the image, if not the usual one of that type
 #   --spot            cheaper, and may be taken away at any time
-#   --run=FOLDER      of the run: gs://BUCKET/FOLDER, which every host mounts, or a path that is on every host
+#   --run=FOLDER      of the run: gs://my-bucket/run, which every host mounts, or a path that is on every host
 #   --environment=F   with `set-up` or `resume`: a file of NAME=value lines that the training gets, such as OPENAI_API_KEY
 #   --poll=60         with `resume`: seconds between two looks             --failures=5  of the training, in all, after which it gives up
 #   --dry_run         prints the commands, and runs none
@@ -94,7 +94,7 @@ check() {
         [[ $TYPE =~ ^(v4|v5e|v5litepod|v5p|v6e)-([1-9][0-9]*)$ ]] || fail "--type='$TYPE' is no TPU: give one as in --type=v5p-8, v5e-16 or v6e-16."
     fi
     if [[ $command == start || $command == resume ]]; then
-        [[ $RUN =~ ^(gs://[a-z0-9][a-z0-9._-]+/.|/.) ]] || fail "--run='$RUN' is no folder for the run: give --run=gs://BUCKET/FOLDER, or a path that is on every host."
+        [[ $RUN =~ ^(gs://[a-z0-9][a-z0-9._-]+/.|/.) ]] || fail "--run='$RUN' is no folder for the run: give --run=gs://my-bucket/run, or a path that is on every host."
         [[ " ${FLAGS[*]-}" == *" --config="* ]] || fail "no configuration: give the training's flags at the end, as in -- --config=configs/alfshop.py:llama3_8b."
         for flag in "${FLAGS[@]}"; do
             [[ $flag != --config.workdir=* ]] || fail "the run's folder is given twice: --run=$RUN says where it is, so leave $flag out."

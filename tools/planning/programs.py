@@ -159,6 +159,8 @@ class Planned:
     def _decode(self) -> tuple[jax.stages.Lowered, float]:
         """Decoding in all slots at their full length, while the learner's state and the weights that prefill reads lie beside it."""
         rollout, mesh = self._config.rollout, self._own
+        if rollout.weights == "int8":  # the compiler chooses how quantised arrays lie; bfloat16 is above them
+            raise UserError("playing in int8 cannot be planned: take --config.rollout.weights=bfloat16, which needs more.")
         everywhere = NamedSharding(mesh, PartitionSpec())
         slots = -(-rollout.slots // kv.row_parts(mesh)) * kv.row_parts(mesh)
         sharding = kv.cache_sharding(mesh, slots=slots, kv_heads=self._model.num_kv_heads)

@@ -60,7 +60,8 @@ def render() -> str:
         for chips in TOPOLOGIES:
             path = cell(model, chips)
             plans = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-            rows.append(f"| {name} | {chips} ({topology(chips).count}) | {_row(best(plans))} |")
+            found = topology(chips)
+            rows.append(f"| {name} | {chips} ({found.count} in {found.processes}) | {_row(best(plans))} |")
     return "\n".join(rows)
 
 
