@@ -180,3 +180,23 @@ def test_the_bytes_that_are_told_are_those_that_lie_on_a_device() -> None:
     assert told == pytest.approx(sum(jax.tree.leaves(shapes)) / 1e6, abs=0.05 * len(lines))
     assert [line for line in lines if "norm" in line] == ["weights final_norm, attn_norm, mlp_norm: whole on every device; 0.1 MB a device"]
     assert any("w_gate" in line and "ff over tensor 2, model over fsdp 2" in line for line in lines)
+
+
+class _Chip:
+    """What a mesh is made from where a TPU v6e would be."""
+
+    platform, device_kind, core_on_chip, process_index, slice_index = "tpu", "TPU v6 lite", 0, 0, 0
+
+    def __init__(self, number: int, x: int, y: int) -> None:
+        self.id, self.coords = number, (x, y, 0)
+
+
+@pytest.mark.parametrize("tensor", [2, 4, 8])
+def test_neighbours_in_a_tpu_stay_neighbours_where_an_axis_of_the_machine_is_split(tensor):
+    """On 4x4 chips every device of the tensor axis is one step from the next, though 2 and 8 are no product of the machine's sides."""
+    chips = [_Chip(4 * y + x, x, y) for y in range(4) for x in range(4)]
+    mesh = make_mesh({"fsdp": -1, "tensor": tensor}, chips)
+    assert mesh.size == 16 and mesh.shape["tensor"] == tensor
+    for group in mesh.devices.reshape(-1, tensor):
+        steps = [sum(min(abs(a - b), 4 - abs(a - b)) for a, b in zip(one.coords, other.coords)) for one, other in zip(group, group[1:])]
+        assert set(steps) <= {1, 2} and steps[0] == 1

@@ -63,7 +63,7 @@ start() {
 
 # Runs the training to its end and keeps its exit code; in a session of its own, so that it outlives the connection.
 supervise() {
-    local process code=0
+    local process code
     if [[ -f "$HOME/epo_jax.environment" ]]; then
         set -a
         # shellcheck source=/dev/null
@@ -73,7 +73,12 @@ supervise() {
     .venv/bin/python -m epo_jax.train "$@" &
     process=$!
     echo "$process" >"$STATE/process"
-    wait "$process" || code=$?
+    trap : TERM # a machine that is shut down asks both to end; this one has the exit code to keep
+    while :; do
+        code=0
+        wait "$process" || code=$?
+        kill -0 "$process" 2>/dev/null || break
+    done
     echo "$code" >"$STATE/exit"
 }
 
@@ -129,7 +134,7 @@ status() {
         *) tell "failed (exit code $(<"$STATE/exit"))" ;;
         esac
     elif [[ -f "$STATE/supervisor" ]]; then
-        tell "failed (it is gone without an exit code: the machine was restarted)"
+        tell "interrupted (it is gone without an exit code: the machine was restarted)"
     else
         tell "idle"
     fi
@@ -138,7 +143,8 @@ status() {
 stop() {
     if running; then
         touch "$STATE/stopped"
-        kill -TERM "$(cat "$STATE/process" 2>/dev/null || cat "$STATE/supervisor")"
+        until [[ -f "$STATE/process" ]] || ! running; do sleep 0.1; done
+        kill -TERM "$(<"$STATE/process")" || true # where it has just ended by itself
         if ! timeout "$SAVING" tail --pid="$(<"$STATE/supervisor")" -s 0.2 -f /dev/null; then
             tell "still saving after $SAVING s"
             return 1

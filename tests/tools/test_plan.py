@@ -95,6 +95,18 @@ def test_a_small_model_on_simulated_devices(tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_each_machine_of_a_slice_plays_by_itself(tmp_path) -> None:
+    """Sixteen chips learn together; four play, so a chip holds a quarter of the weights for playing and a sixteenth of the learner's state."""
+    path = tmp_path / "plan.json"
+    done = plan(*SMALL, "--topology=v5e-16", "--mesh=fsdp=16", "--estimate", "--programs=decode", "--config.rollout.weights=bfloat16", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    assert "16 chips in 4 processes (fsdp 16)" in done.stdout
+    (found,) = json.loads(path.read_text())
+    numbers = found["parameters"]
+    assert found["programs"]["decode"]["beside"] == pytest.approx(12 * numbers / 16 + 2 * numbers / 4, rel=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='libtpu is not installed: pip install "jax[tpu]"')
 def test_a_small_model_on_tpus_that_are_not_there(tmp_path) -> None:
     done = plan(*SMALL, "--topology=v5e-4", "--mesh=fsdp=4", "--programs=pass", f"--json={tmp_path / 'plan.json'}")
