@@ -84,6 +84,7 @@ def main() -> None:
         if plan is None:
             plan = described | {"programs": {}}
             plans.append(plan)
+        plan.update({name: value for name, value in described.items() if name not in plan})
         mesh, own = meshes_of(chips, shape, simulated=simulated)
         programs = Planned(config, model, mesh, own, plan["rows"]).programs
         for name in PROGRAM_NAMES.value:
