@@ -56,12 +56,14 @@ class MemoryPlan:
         return self.parameters + self.gradients + self.optimizer + self.others + self.activations
 
 
-def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh | AbstractMesh, *, platform: str = "") -> MemoryPlan:
+def plan(
+    config: ConfigDict, model: LlamaConfig, mesh: Mesh | AbstractMesh, *, own: Mesh | AbstractMesh | None = None, platform: str = ""
+) -> MemoryPlan:
     """The bytes of a run of `config` with this model, on each device of the mesh. A local actor's are not in it.
 
-    platform: of devices that are not there ("cpu", "gpu", "tpu"), where the mesh is abstract.
+    own: what a process plays on, where that is a part of the mesh. platform: of devices that are not there ("cpu", "gpu", "tpu"), where the mesh is abstract.
     """
-    platform = platform or mesh.devices.flat[0].platform
+    own, platform = own or mesh, platform or mesh.devices.flat[0].platform
     adapted = lora.from_config(config.model.lora)
     weights, learned = (_numbers_on_a_device(lora.declare(model, each), mesh) for each in (None, adapted))
     layers = _numbers_on_a_device(lora.declare(model, None)["layers"], mesh)
@@ -69,14 +71,14 @@ def plan(config: ConfigDict, model: LlamaConfig, mesh: Mesh | AbstractMesh, *, p
     compute = jnp.dtype(dtype_of(config.model.compute_dtype)).itemsize
     kind = config.rollout.weights
     copied = {"int8": 1, "bfloat16": 2}.get(kind, compute)
-    plain = kind == "compute" and compute == FLOAT32 and adapted is None
+    plain = kind == "compute" and compute == FLOAT32 and adapted is None and own is mesh
     return MemoryPlan(
         parameters=FLOAT32 * (learned if adapted is None else weights + learned),
         gradients=FLOAT32 * (learned + (weights - layers if in_place else learned)),
         optimizer=2 * FLOAT32 * learned,
         others=_others(config, weights, compute),
-        playing=0 if plain else copied * weights,
-        cache=_cache(config, model, mesh, compute),
+        playing=0 if plain else copied * _numbers_on_a_device(lora.declare(model, None), own),
+        cache=_cache(config, model, own, compute),
         activations=_activations(config, model, mesh, compute, platform, layers),
     )
 
@@ -95,7 +97,7 @@ def available() -> int | None:
     return free // jax.local_device_count()
 
 
-def _numbers_on_a_device(declared: dict[str, Any], mesh: Mesh) -> int:
+def _numbers_on_a_device(declared: dict[str, Any], mesh: Mesh | AbstractMesh) -> int:
     """How many of the numbers of these weights lie on one device."""
     parts = jax.tree.map(lambda weight, sharding: math.prod(sharding.shard_shape(weight.shape)), declared, shardings_of(declared, mesh))
     return sum(jax.tree.leaves(parts))
@@ -107,7 +109,7 @@ def _others(config: ConfigDict, weights: int, itemsize: int) -> int:
     return weights * (4 * FLOAT32 * trunks + (itemsize if compared else 0))
 
 
-def _cache(config: ConfigDict, model: LlamaConfig, mesh: Mesh, itemsize: int) -> int:
+def _cache(config: ConfigDict, model: LlamaConfig, mesh: Mesh | AbstractMesh, itemsize: int) -> int:
     slots, length = config.rollout.slots, config.rollout.max_context
     shape = (slots, model.num_kv_heads, length, model.head_dim)
     sharding = cache_sharding(mesh if mesh.size > 1 else None, slots=slots, kv_heads=model.num_kv_heads)

@@ -53,7 +53,8 @@ def guess(config: ConfigDict, model: LlamaConfig, mesh: dict[str, int], *, platf
     config = config.copy_and_resolve_references()
     config.learn.rows, config.learn.length_buckets, config.learn.packing = rows, (config.learn.max_length,), False
     shape = AbstractMesh(tuple(mesh[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    needed = memory_plan.plan(config, model, shape, platform=platform).learning
+    one = AbstractMesh((1,) * len(AXES), AXES, axis_types=shape.axis_types)  # what plays does not matter here
+    needed = memory_plan.plan(config, model, shape, own=one, platform=platform).learning
     itemsize = 2 if config.model.compute_dtype == "bfloat16" else 4
     lora = adapters.from_config(config.model.lora)
     learned = sum(math.prod(weight.shape) / math.prod(parts(weight.axes, mesh)) for weight in leaves(adapters.declare(model, lora)))
