@@ -8,11 +8,11 @@ blocks, its [T,T] scores.
 
 How near that is (activations, and the gradient beside the sum, to the temporary memory of the compiled pass; remat full):
 
-    TPU's compiler   Llama-3-8B, bfloat16, T 4096: 1.07 on v5e-16 (fsdp 16), 0.83 on v5p-8 (tensor 4); of all that lies there 1.03 and 0.96
+    TPU's compiler   Llama-3-8B, bfloat16, T 4096: 1.07 on v5e-16 (fsdp 16), 0.83 on v5p-8 (tensor 4); of all that lies there 1.03, 0.96
     XLA on a CPU     2 layers of width 64, 4 rows: float32 1.03 (T 512) and 0.87 (T 2048); bfloat16 0.74 (T 2048)
 
-What is missing grows with T and with `tensor`. XLA's own code and fragmentation are not in it; leave a fifth free. `tools/plan.py` compiles the programs
-themselves, for devices that need not be there; to choose which meshes to compile for, it begins with this.
+It is short at long T on a CPU, and with `tensor`. XLA's own code and fragmentation are not in it; leave a fifth free. `tools/plan.py` compiles the
+programs themselves, for devices that need not be there; to choose which meshes to compile for, it begins with this.
 
 Shapes: as in `epo_jax.model.weights`; R rows on one device, T time.
 """
@@ -43,7 +43,7 @@ class MemoryPlan:
     """Bytes on one device."""
 
     parameters: int  # float32 masters; with LoRA, the frozen weights and the adapters
-    gradients: int  # the sum over the passes of a step, and those of one pass besides; of the layers not where they are added in place (remat full, no LoRA)
+    gradients: int  # the sum over the passes of a step, and a pass's own besides; not the layers' where they are added in place (remat full, no LoRA)
     optimizer: int  # two moments
     others: int  # what the loss compares with, a critic's or discriminator's own trunk with gradient and moments
     playing: int  # the weights that sample, where they are not the masters themselves
@@ -61,7 +61,7 @@ def plan(
 ) -> MemoryPlan:
     """The bytes of a run of `config` with this model, on each device of the mesh. A local actor's are not in it.
 
-    own: what a process plays on, where that is a part of the mesh. platform: of devices that are not there ("cpu", "gpu", "tpu"), where the mesh is abstract.
+    own: what a process plays on, where that is a part of the mesh. platform ("cpu", "gpu", "tpu"): of the devices, where the mesh is abstract.
     """
     own, platform = own or mesh, platform or mesh.devices.flat[0].platform
     adapted = lora.from_config(config.model.lora)

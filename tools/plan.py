@@ -45,7 +45,8 @@ from tools.planning.programs import PROGRAMS, Compiled, Planned, compile_program
 from tools.planning.table import fits  # noqa: E402
 
 MODELS = REPOSITORY / "configs" / "models"
-SAME = ("topology", "mesh", "rows", "length", "slots", "weights", "parameters", "estimate")  # what makes a plan that was compiled earlier the one that is asked for
+# What makes a plan that was compiled earlier the one that is asked for.
+SAME = ("topology", "mesh", "rows", "length", "slots", "weights", "parameters", "estimate")
 
 # Imported (by tests), it leaves other commands' flags alone.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -159,7 +160,8 @@ def report(plan: dict, chips: Topology) -> str:
     """A plan for people to read."""
     programs = {name: Compiled(**figures) for name, figures in plan["programs"].items()}
     lines = [
-        f"{plan['topology']}, {plan['chips']} chips in {plan['processes']} processes ({words(plan['mesh'])}), {plan['parameters'] / 1e9:.2f} B parameters, "
+        f"{plan['topology']}, {plan['chips']} chips in {plan['processes']} processes ({words(plan['mesh'])}), "
+        f"{plan['parameters'] / 1e9:.2f} B parameters, "
         f"{plan['rows']} rows of {plan['length']} tokens a pass" + (" — an ESTIMATE by XLA's CPU compiler" if plan["estimate"] else ""),
         f"{'GiB a chip':>12} {'arguments':>10} {'outputs':>9} {'in place':>9} {'temporary':>10} {'beside':>8} {'peak':>8} of {plan['hbm'] / GIB:.2f}",
     ]
@@ -175,7 +177,8 @@ def report(plan: dict, chips: Topology) -> str:
     peak = plan["chips"] * chips.chip.flops
     flops, step = plan["flops_a_pass"], plan["flops_a_decode_step"]
     lines.append(f"a pass computes {flops:.3g} FLOPs (6 N D and attention): {flops / peak:.2f} s at the chips' peak, more in fact")
-    lines.append(f"a step of decoding computes {step:.3g} FLOPs for a token in each of {plan['slots'] * plan['processes']} slots; it reads all weights, which takes longer")
+    slots = plan["slots"] * plan["processes"]
+    lines.append(f"a step of decoding computes {step:.3g} FLOPs for a token in each of {slots} slots; it reads all weights, which takes longer")
     return "\n".join(lines)
 
 

@@ -85,7 +85,8 @@ read_options() {
 check() {
     local command="$1" flag
     [[ " $COMMANDS " == *" $command "* ]] || fail "there is no command '$command': choose one of ${COMMANDS// /, }."
-    [[ $NAME =~ ^[a-z]([-a-z0-9]{0,60}[a-z0-9])?$ ]] || fail "--name='$NAME' names no TPU: give lower-case letters, digits and hyphens, as in --name=epo."
+    [[ $NAME =~ ^[a-z]([-a-z0-9]{0,60}[a-z0-9])?$ ]] ||
+        fail "--name='$NAME' names no TPU: give lower-case letters, digits and hyphens, as in --name=epo."
     [[ $ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] || fail "--zone='$ZONE' is no zone: give one as in --zone=us-east5-a."
     [[ $WORKER =~ ^([0-9]+|all)$ ]] || fail "--worker='$WORKER' is no host: give a number from 0, or all."
     [[ $POLL =~ ^[0-9]+$ ]] || fail "--poll='$POLL' is no number of seconds: give one as in --poll=60."
@@ -94,8 +95,10 @@ check() {
         [[ $TYPE =~ ^(v4|v5e|v5litepod|v5p|v6e)-([1-9][0-9]*)$ ]] || fail "--type='$TYPE' is no TPU: give one as in --type=v5p-8, v5e-16 or v6e-16."
     fi
     if [[ $command == start || $command == resume ]]; then
-        [[ $RUN =~ ^(gs://[a-z0-9][a-z0-9._-]+/.|/.) ]] || fail "--run='$RUN' is no folder for the run: give --run=gs://my-bucket/run, or a path that is on every host."
-        [[ " ${FLAGS[*]-}" == *" --config="* ]] || fail "no configuration: give the training's flags at the end, as in -- --config=configs/alfshop.py:llama3_8b."
+        [[ $RUN =~ ^(gs://[a-z0-9][a-z0-9._-]+/.|/.) ]] ||
+            fail "--run='$RUN' is no folder for the run: give --run=gs://my-bucket/run, or a path that is on every host."
+        [[ " ${FLAGS[*]-}" == *" --config="* ]] ||
+            fail "no configuration: give the training's flags at the end, as in -- --config=configs/alfshop.py:llama3_8b."
         for flag in "${FLAGS[@]}"; do
             [[ $flag != --config.workdir=* ]] || fail "the run's folder is given twice: --run=$RUN says where it is, so leave $flag out."
         done
@@ -103,7 +106,8 @@ check() {
         fail "$command takes no flags of the training: leave out what follows --."
     fi
     [[ -z $ENVIRONMENT || -f $ENVIRONMENT ]] || fail "--environment='$ENVIRONMENT' is no file: give one of NAME=value lines."
-    [[ -n $DRY_RUN ]] || command -v gcloud >/dev/null || fail "there is no gcloud here: install the Google Cloud CLI, or see the commands with --dry_run."
+    [[ -n $DRY_RUN ]] || command -v gcloud >/dev/null ||
+        fail "there is no gcloud here: install the Google Cloud CLI, or see the commands with --dry_run."
     if [[ -n $SPOT && $RUN == /* && ($command == start || $command == resume) ]]; then
         say "the disks of spot machines go with them: what is in $RUN is lost at a preemption, unless it is mounted from elsewhere."
     fi
@@ -176,7 +180,7 @@ resume() {
         "bare machines") set_up || say "they could not be set up" ;;
         "running") started=yes ;;
         "done" | "stopped") [[ -z $started ]] || return 0 ;;& # what an earlier call left begins anew
-        "mistake") [[ -z $started ]] || fail "the training refuses what it was given: $(on_hosts all "tools/tpu_worker.sh status" 2>/dev/null | grep -m 1 ': mistake')" ;;&
+        "mistake") [[ -z $started ]] || fail "the training refuses what it was given: $(the_mistake)" ;;&
         "failed") [[ -z $started ]] || count_failure "the training" ;;&
         "idle" | "done" | "stopped" | "interrupted" | "mistake" | "failed")
             on_hosts all "tools/tpu_worker.sh stop" >/dev/null || true # where it still runs without the others
@@ -188,6 +192,10 @@ resume() {
         fi
         sleep "$POLL"
     done
+}
+
+the_mistake() {
+    on_hosts all "tools/tpu_worker.sh status" 2>/dev/null | grep -m 1 ': mistake'
 }
 
 count_failure() {

@@ -99,7 +99,8 @@ mount_bucket() {
 install_gcsfuse() {
     local key=/usr/share/keyrings/cloud.google.asc
     curl --fail --silent --show-error https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
-    echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main" |
+        sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
     sudo apt-get -o DPkg::Lock::Timeout=600 -qq update >&2 # a new machine updates itself, and holds the lock
     sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y gcsfuse >&2
 }

@@ -24,8 +24,8 @@ TOPOLOGIES = ("v5e-16", "v5p-8", "v5p-64", "v6e-16", "8xh100", "1xh200")
 LENGTH = 4096
 # What every cell trains: the published setting, as many rows in a pass as the mesh splits them over, all weights.
 CONFIG = "configs/alfshop.py:llama3_8b"
-SETTINGS = {"learn.max_length": LENGTH, "learn.length_buckets": (LENGTH,), "rollout.max_context": LENGTH, "learn.rows": 1, "model.compute_dtype": "bfloat16",
-            "model.remat": "full"}  # fmt: skip
+SETTINGS = {"learn.max_length": LENGTH, "learn.length_buckets": (LENGTH,), "rollout.max_context": LENGTH, "learn.rows": 1,
+            "model.compute_dtype": "bfloat16", "model.remat": "full"}  # fmt: skip
 SLOTS = 32  # episodes played at once, by all processes together
 NEEDED = ("pass", "update", "decode")
 
@@ -41,7 +41,9 @@ def fill(only: list[str], programs: list[str]) -> None:
     settings = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
     for model, chips in wanted:
         command = [sys.executable, str(REPOSITORY / "tools" / "plan.py"), f"--config={CONFIG}", *settings, f"--model={model}",
-                   f"--topology={chips}", f"--config.rollout.slots={SLOTS // topology(chips).processes}", "--mesh=auto", f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
+                   f"--topology={chips}",
+                   f"--config.rollout.slots={SLOTS // topology(chips).processes}", "--mesh=auto",
+                   f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
         failed = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
         if failed:
             print(f"{model}/{chips}: no plan (exit code {failed})", file=sys.stderr)
