@@ -25,6 +25,7 @@ from epo_jax import forecast, memory_plan, partners, recorded, run_folder, self_
 from epo_jax.batch import check_buckets
 from epo_jax.errors import UserError
 from epo_jax.forecast import Calls, Shape
+from epo_jax.hosts.arrays import own_mesh
 from epo_jax.mesh import check_divides, check_rows
 from epo_jax.model import gguf_weights, hf_weights, lora
 from epo_jax.model.config import LlamaConfig
@@ -207,7 +208,7 @@ class DryRun:
             self._model = None
         if self._model is None or self._mesh is None:
             return
-        plan = self._try(lambda: memory_plan.plan(self._config, self._model, self._mesh))
+        plan = self._try(lambda: memory_plan.plan(self._config, self._model, self._mesh, own=own_mesh(self._mesh)))
         if plan is None:
             return
         parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimizer": plan.optimizer, "weights to play with": plan.playing}

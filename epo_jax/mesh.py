@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from epo_jax.errors import UserError
@@ -53,9 +54,10 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = sizes_of(shape, len(devices))
-    if devices[0].platform == "tpu":  # lets neighbours in the mesh be neighbours in the machine
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
-    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    placed = np.array(devices).reshape(sizes)
+    if devices[0].platform == "tpu":  # neighbours in the mesh become neighbours in the machine, as far as the sizes let them (v6e-16, tensor 2: half way)
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def sizes_of(shape: Mapping[str, int], count: int) -> tuple[int, ...]:

@@ -275,3 +275,23 @@ def test_the_lines_name_every_axis_that_splits() -> None:
     lines = describe_weights(declare(CONFIG), make_mesh({"fsdp": 2, "sequence": 2, "tensor": 2}))
     assert any("w_gate" in line and "ff over tensor 2, model over fsdp 2 × sequence 2" in line for line in lines)
     assert any("embed" in line and "table_model over fsdp 2 × sequence 2 × tensor 2" in line for line in lines)
+
+
+class _Chip:
+    """What a mesh is made from where a TPU v6e would be."""
+
+    platform, device_kind, core_on_chip, process_index, slice_index = "tpu", "TPU v6 lite", 0, 0, 0
+
+    def __init__(self, number: int, x: int, y: int) -> None:
+        self.id, self.coords = number, (x, y, 0)
+
+
+@pytest.mark.parametrize("tensor", [2, 4, 8])
+def test_neighbours_in_a_tpu_stay_neighbours_where_an_axis_of_the_machine_is_split(tensor):
+    """On 4x4 chips every device of the tensor axis is one step from the next, though 2 and 8 are no product of the machine's sides."""
+    chips = [_Chip(4 * y + x, x, y) for y in range(4) for x in range(4)]
+    mesh = make_mesh({"fsdp": -1, "tensor": tensor}, chips)
+    assert mesh.size == 16 and mesh.shape["tensor"] == tensor
+    for group in mesh.devices.reshape(-1, tensor):
+        steps = [sum(min(abs(a - b), 4 - abs(a - b)) for a, b in zip(one.coords, other.coords)) for one, other in zip(group, group[1:])]
+        assert set(steps) <= {1, 2} and steps[0] == 1

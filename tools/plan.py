@@ -12,7 +12,8 @@ marked as one.
 
 --model names a file of configs/models/, or a Hugging Face config.json; without it the configuration's own weights say. Where the mesh does
 not divide config.learn.rows, rows are rounded up. Programs: pass (forward and backward of `rows` sequences of config.learn.max_length
-tokens), update (AdamW), decode (all slots, config.rollout.max_context tokens in each).
+tokens), update (AdamW), decode (all slots, config.rollout.max_context tokens in each). Learning is over all chips; each process plays on its own, the
+four of a machine where a TPU slice has several, in config.rollout.slots slots each.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
-from epo_jax.mesh import AXES, check_divides, choose_sizes, make_mesh, sizes_of  # noqa: E402
-from epo_jax.model import lora  # noqa: E402
+from epo_jax.mesh import AXES, check_divides, choose_sizes, sizes_of  # noqa: E402
 from epo_jax.model.config import LlamaConfig  # noqa: E402
 from tools.planning import formula, table  # noqa: E402
 from tools.planning.chips import GIB, Topology, topology  # noqa: E402
-from tools.planning.programs import PROGRAMS, Compiled, Planned, compile_program, devices_of  # noqa: E402
+from tools.planning.programs import PROGRAMS, Compiled, Planned, compile_program, meshes_of  # noqa: E402
 from tools.planning.table import fits  # noqa: E402
 
 MODELS = REPOSITORY / "configs" / "models"
-SAME = ("topology", "mesh", "rows", "length", "parameters", "estimate")  # what makes a plan that was compiled earlier the one that is asked for
+# What makes a plan that was compiled earlier the one that is asked for.
+SAME = ("topology", "mesh", "rows", "length", "slots", "weights", "parameters", "estimate")
 
 # Imported (by tests), it leaves other commands' flags alone.
 FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
@@ -80,12 +81,13 @@ def main() -> None:
     fitting = 0
     for shape in shapes_of(config, model, chips, MESH.value):
         described = describe(config, model, chips, shape) | {"estimate": simulated}
-        plan = next((one for one in plans if all(one[name] == described[name] for name in SAME)), None)
+        plan = next((one for one in plans if all(one.get(name) == described[name] for name in SAME)), None)
         if plan is None:
             plan = described | {"programs": {}}
             plans.append(plan)
-        mesh = make_mesh(shape, devices_of(chips, simulated=simulated))
-        programs = Planned(config, model, mesh, plan["rows"]).programs
+        plan.update({name: value for name, value in described.items() if name not in plan})
+        mesh, own = meshes_of(chips, shape, simulated=simulated)
+        programs = Planned(config, model, mesh, own, plan["rows"]).programs
         for name in PROGRAM_NAMES.value:
             if name not in plan["programs"] and (fits(plan) or MESH.value != "auto"):  # of one that does not fit, auto wants to know no more
                 print(f"compiling {name} for {chips.name}, {words(shape)} …", file=sys.stderr, flush=True)
@@ -118,8 +120,7 @@ def model_of(config: ConfigDict, name: str) -> LlamaConfig:
 def shapes_of(config: ConfigDict, model: LlamaConfig, chips: Topology, asked: str) -> list[dict[str, int]]:
     """The meshes to compile for: all axes, each with its size."""
     if asked == "auto":
-        work = work_of(config, model, config.learn.rows)
-        found = formula.candidates(work, chips.count, chips.chip.hbm)
+        found = formula.candidates(config, model, chips.count, chips.chip.hbm, platform="tpu" if chips.chip.tpu else "gpu")
         if not found:
             raise UserError(f"no mesh of {chips.count} chips over fsdp and tensor divides this model: choose another number of chips.")
         return [guess.mesh for guess in found]
@@ -137,18 +138,15 @@ def chosen_for(config: ConfigDict, model: LlamaConfig, chips: Topology) -> dict[
     return choose_sizes(config.mesh.to_dict(), chips.count, width=model.hidden_size, length=config.learn.max_length)
 
 
-def work_of(config: ConfigDict, model: LlamaConfig, rows: int) -> formula.Work:
-    adapters, compute_bytes = lora.from_config(config.model.lora), 2 if config.model.compute_dtype == "bfloat16" else 4
-    return formula.Work(model, rows, config.learn.max_length, adapters, config.model.remat, compute_bytes)
-
-
 def describe(config: ConfigDict, model: LlamaConfig, chips: Topology, shape: dict[str, int]) -> dict:
     """What is known without compiling."""
-    rows = formula.rows_for(config.learn.rows, shape)
-    work = work_of(config, model, rows)
+    rows, length = formula.rows_for(config.learn.rows, shape), config.learn.max_length
     return {
-        "topology": chips.name, "chips": chips.count, "mesh": shape, "rows": rows, "length": work.length, "parameters": model.num_params,
-        "hbm": chips.chip.hbm, "flops_a_pass": formula.learn_flops(work), "guessed_peak": formula.guess(work, shape).bytes,
+        "topology": chips.name, "chips": chips.count, "processes": chips.processes, "mesh": {axis: size for axis, size in shape.items() if size > 1},
+        "rows": rows, "length": length, "slots": config.rollout.slots, "weights": config.rollout.weights, "parameters": model.num_params,
+        "hbm": chips.chip.hbm, "flops_a_pass": formula.learn_flops(model, rows, length),
+        "flops_a_decode_step": formula.decode_flops(model, config.rollout.slots * chips.processes, config.rollout.max_context),
+        "guessed_peak": formula.guess(config, model, shape, platform="tpu" if chips.chip.tpu else "gpu").bytes,
         "jax": jax.__version__, "libtpu": version("libtpu") if importlib.util.find_spec("libtpu") else "",
     }  # fmt: skip
 
@@ -168,7 +166,8 @@ def report(plan: dict, chips: Topology) -> str:
     """A plan for people to read."""
     programs = {name: Compiled(**figures) for name, figures in plan["programs"].items()}
     lines = [
-        f"{plan['topology']}, {plan['chips']} chips ({words(plan['mesh'])}), {plan['parameters'] / 1e9:.2f} B parameters, "
+        f"{plan['topology']}, {plan['chips']} chips in {plan['processes']} processes ({words(plan['mesh'])}), "
+        f"{plan['parameters'] / 1e9:.2f} B parameters, "
         f"{plan['rows']} rows of {plan['length']} tokens a pass" + (" — an ESTIMATE by XLA's CPU compiler" if plan["estimate"] else ""),
         f"{'GiB a chip':>12} {'arguments':>10} {'outputs':>9} {'in place':>9} {'temporary':>10} {'beside':>8} {'peak':>8} of {plan['hbm'] / GIB:.2f}",
     ]
@@ -182,13 +181,15 @@ def report(plan: dict, chips: Topology) -> str:
         sent = ", ".join(f"{count} {kind} of {size / GIB:.2f} GiB" for kind, (count, size) in program.collectives.items())
         lines.append(f"{name} sends, a chip{' and step' if name == 'decode' else ''}: {sent or program.unread or 'nothing'}")
     peak = plan["chips"] * chips.chip.flops
-    flops = plan["flops_a_pass"]
+    flops, step = plan["flops_a_pass"], plan["flops_a_decode_step"]
     lines.append(f"a pass computes {flops:.3g} FLOPs (6 N D and attention): {flops / peak:.2f} s at the chips' peak, more in fact")
+    slots = plan["slots"] * plan["processes"]
+    lines.append(f"a step of decoding computes {step:.3g} FLOPs for a token in each of {slots} slots; it reads all weights, which takes longer")
     return "\n".join(lines)
 
 
 def words(shape: dict[str, int]) -> str:
-    return ", ".join(f"{axis} {shape[axis]}" for axis in AXES if shape[axis] > 1) or "one device"
+    return ", ".join(f"{axis} {shape[axis]}" for axis in AXES if shape.get(axis, 1) > 1) or "one device"
 
 
 if __name__ == "__main__":

@@ -68,8 +68,13 @@ def chunk_for(rows: int, vocabulary: int, mesh: Mesh | None) -> int:
     fast). Elsewhere on 2048, so that reading the head's weights does not dominate."""
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     rows_on_a_device = rows if mesh is None else -(-rows // (mesh.shape["data"] * mesh.shape["fsdp"]))
-    tokens = min(512, max(128, 25_000_000 // (4 * vocabulary))) if device.platform == "cpu" else 2048
-    return max(16, tokens // rows_on_a_device)
+    return chunk_on(device.platform, rows_on_a_device, vocabulary)
+
+
+def chunk_on(platform: str, rows: int, vocabulary: int) -> int:
+    """`chunk_for`, of a device of this platform that has so many rows."""
+    tokens = min(512, max(128, 25_000_000 // (4 * vocabulary))) if platform == "cpu" else 2048
+    return max(16, tokens // rows)
 
 
 def said(batch: TrajectoryBatch) -> jax.Array:

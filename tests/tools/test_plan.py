@@ -13,6 +13,7 @@ import pytest
 
 from configs.defaults import get_defaults
 from epo_jax.errors import UserError
+from epo_jax.mesh import AXES
 from tools import plan as plan_tool
 from tools.planning import table
 from tools.planning.chips import topology
@@ -51,8 +52,8 @@ def test_whose_sizes_they_are(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("chips", "asked", "found"),
     [
-        ("h100:8", "config", {"data": 1, "fsdp": 8, "sequence": 1, "tensor": 1}),
-        ("h100:8", "tensor=2,data=-1", {"data": 4, "fsdp": 1, "sequence": 1, "tensor": 2}),
+        ("h100:8", "config", {"fsdp": 8}),
+        ("h100:8", "tensor=2,data=-1", {"data": 4, "tensor": 2}),
         ("h100:8", "fsdp", "--mesh=fsdp is no mesh"),
         ("h100:8", "fsdp=x", "--mesh=fsdp=x is no mesh"),
         ("h100:8", "fsdp=3", "needs 3 devices"),
@@ -64,7 +65,7 @@ def test_meshes_that_are_asked_for(chips, asked, found) -> None:
     config = get_defaults()
     model = plan_tool.model_of(config, "llama-3-8b")
     if isinstance(found, dict):
-        assert plan_tool.shapes_of(config, model, topology(chips), asked) == [found]
+        assert plan_tool.shapes_of(config, model, topology(chips), asked) == [dict.fromkeys(AXES, 1) | found]
     else:
         with pytest.raises(UserError, match=found):
             plan_tool.shapes_of(config, model, topology(chips), asked)
@@ -94,6 +95,18 @@ def test_a_small_model_on_simulated_devices(tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_each_machine_of_a_slice_plays_by_itself(tmp_path) -> None:
+    """Sixteen chips learn together; four play, so a chip holds a quarter of the weights for playing and a sixteenth of the learner's state."""
+    path = tmp_path / "plan.json"
+    done = plan(*SMALL, "--topology=v5e-16", "--mesh=fsdp=16", "--estimate", "--programs=decode", "--config.rollout.weights=bfloat16", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    assert "16 chips in 4 processes (fsdp 16)" in done.stdout
+    (found,) = json.loads(path.read_text())
+    numbers = found["parameters"]
+    assert found["programs"]["decode"]["beside"] == pytest.approx(12 * numbers / 16 + 2 * numbers / 4, rel=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='libtpu is not installed: pip install "jax[tpu]"')
 def test_a_small_model_on_tpus_that_are_not_there(tmp_path) -> None:
     done = plan(*SMALL, "--topology=v5e-4", "--mesh=fsdp=4", "--programs=pass", f"--json={tmp_path / 'plan.json'}")
@@ -105,7 +118,7 @@ def test_a_small_model_on_tpus_that_are_not_there(tmp_path) -> None:
 
 def plan_with(*, sent: float, peak: float, rows: int = 1, programs=table.NEEDED, refused: str = "") -> dict:
     figures = {"peak": peak, "collectives": {"all-gather": [1, sent]}, "refused": refused}
-    return {"programs": {name: figures for name in programs}, "rows": rows, "hbm": 10.0, "mesh": {"data": 1, "fsdp": 2, "sequence": 1, "tensor": 1}, "estimate": False}
+    return {"programs": {name: figures for name in programs}, "rows": rows, "hbm": 10.0, "mesh": {"fsdp": 2}, "estimate": False}
 
 
 def test_the_best_mesh_fits_and_sends_least_for_a_row() -> None:

@@ -59,6 +59,17 @@ class Topology:
     def name(self) -> str:
         return f"{self.chip.name}:{self.shape or self.count}"
 
+    @property
+    def host(self) -> Topology:
+        """The chips of one machine, which one process has: all, but of a TPU slice of several machines four."""
+        if not self.chip.tpu or self.count <= (8 if self.chip.dimensions == 2 else 4):
+            return self
+        return Topology(self.chip, 4, "2x2" if self.chip.dimensions == 2 else "2x2x1")
+
+    @property
+    def processes(self) -> int:
+        return self.count // self.host.count
+
 
 def topology(name: str) -> Topology:
     """The chips that a name stands for. Raises `UserError` for a name of none."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -26,7 +27,7 @@ from epo_jax.generate.programs import Settings, programs_for
 from epo_jax.learn.choices import objective_of
 from epo_jax.learn.optimizer import make_optimizer
 from epo_jax.learn.step import Sums, abstract_state, accumulated_sharding, dtype_of, make_step
-from epo_jax.mesh import shardings_of
+from epo_jax.mesh import make_mesh, shardings_of
 from epo_jax.model import lora as adapters
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare
@@ -79,11 +80,27 @@ def devices_of(topology: Topology, *, simulated: bool) -> Sequence[Any]:
         raise UserError(f"libtpu does not know the topology {topology.name}: {_first_line(error)}") from error
 
 
-class Planned:
-    """Shapes and programs of one run on one mesh."""
+def meshes_of(chips: Topology, shape: dict[str, int], *, simulated: bool) -> tuple[Mesh, Mesh]:
+    """The mesh that a run learns on, and the one that its first process plays on: of its own chips, with the same axes.
 
-    def __init__(self, config: ConfigDict, model: LlamaConfig, mesh: Mesh, rows: int) -> None:
-        self._config, self._model, self._mesh, self._rows = config, model, mesh, rows
+    Raises `UserError` where the chips of that process are no block of the mesh.
+    """
+    mesh = make_mesh(shape, devices_of(chips, simulated=simulated))
+    if chips.processes == 1:
+        return mesh, mesh
+    first = np.vectorize(lambda device: device.id < chips.host.count if simulated else device.process_index == 0, otypes=[bool])(mesh.devices)
+    sizes = {axis: len(np.unique(places)) for axis, places in zip(mesh.axis_names, np.nonzero(first), strict=True)}
+    if math.prod(sizes.values()) != chips.host.count:
+        raise UserError(f"the chips of one machine are no block of the mesh {shape}: choose other sizes.")
+    # The machine by itself: what is compiled for it is the same, and the compiler knows its chips as a whole topology.
+    return mesh, make_mesh(sizes, devices_of(chips.host, simulated=simulated))
+
+
+class Planned:
+    """Shapes and programs of one run that learns on `mesh`, and plays on `own`."""
+
+    def __init__(self, config: ConfigDict, model: LlamaConfig, mesh: Mesh, own: Mesh, rows: int) -> None:
+        self._config, self._model, self._mesh, self._own, self._rows = config, model, mesh, own, rows
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._lora = adapters.from_config(config.model.lora)
         self._optimizer = make_optimizer(config.learn, 1000)
@@ -120,10 +137,10 @@ class Planned:
         """The frozen weights that the loss compares with (`epo_jax.learn.reference`)."""
         return None if self._config.learn.kl_reference == "behaviour" else self._weights(dtype_of(self._config.model.compute_dtype))
 
-    def _weights(self, dtype: Any) -> Any:
+    def _weights(self, dtype: Any, mesh: Mesh | None = None) -> Any:
         declared = declare(self._model)
         arrays = lambda weight, sharding: jax.ShapeDtypeStruct(weight.shape, dtype, sharding=sharding)  # noqa: E731
-        return jax.tree.map(arrays, declared, shardings_of(declared, self._mesh))
+        return jax.tree.map(arrays, declared, shardings_of(declared, mesh or self._mesh))
 
     def _batch(self) -> TrajectoryBatch:
         shape = (self._config.learn.accumulation, self._rows, self._config.learn.max_length)
@@ -141,7 +158,10 @@ class Planned:
 
     def _decode(self) -> tuple[jax.stages.Lowered, float]:
         """Decoding in all slots at their full length, while the learner's state and the weights that prefill reads lie beside it."""
-        rollout, mesh = self._config.rollout, self._mesh
+        rollout, mesh = self._config.rollout, self._own
+        if rollout.weights == "int8":  # the compiler chooses how quantised arrays lie; bfloat16 is above them
+            raise UserError("playing in int8 cannot be planned: take --config.rollout.weights=bfloat16, which needs more.")
+        everywhere = NamedSharding(mesh, PartitionSpec())
         slots = -(-rollout.slots // kv.row_parts(mesh)) * kv.row_parts(mesh)
         sharding = kv.cache_sharding(mesh, slots=slots, kv_heads=self._model.num_kv_heads)
         shapes = jax.eval_shape(
@@ -151,18 +171,19 @@ class Planned:
             )
         )  # fmt: skip
         caches = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), shapes)
-        whole = self._weights(self._compute)
+        whole = self._weights(self._compute, mesh)
         layers = [jax.tree.map(_one_layer, whole["layers"]) for _ in range(self._model.num_layers)]
         rest = {name: array for name, array in whole.items() if name != "layers"}
-        rows = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct((slots, *shape), dtype, sharding=self._everywhere)  # noqa: E731
+        rows = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct((slots, *shape), dtype, sharding=everywhere)  # noqa: E731
         settings = Settings(rows(2, dtype=jnp.uint32), rows(dtype=jnp.float32), rows(), rows(dtype=jnp.float32))
-        stops = jax.ShapeDtypeStruct((STOP_IDS,), jnp.int32, sharding=self._everywhere)
+        stops = jax.ShapeDtypeStruct((STOP_IDS,), jnp.int32, sharding=everywhere)
         programs = programs_for(self._model, compute_dtype=self._compute, mesh=mesh, slots=slots)
         lowered = programs.decode.lower(
             layers, rest, caches, None, rows(), rows(), rows(), settings, stops, attended=rollout.max_context, steps=rollout.decode_chunk
         )
         learner = bytes_a_device((self._state, self._frozen(), self._reference()))
-        shared = self._compute == jnp.float32 and self._lora is None  # playing then reads the learner's own arrays
+        # Playing reads the learner's own arrays where they are what it needs, on the same chips.
+        shared = self._compute == jnp.float32 and self._lora is None and mesh == self._mesh
         return lowered, learner + (0 if shared else bytes_a_device(whole["layers"]))
 
 

@@ -8,8 +8,11 @@ import pathlib
 import subprocess
 import sys
 
+from configs import alfshop
 from epo_jax.errors import UserError
-from tools.planning.chips import GIB, topology
+from epo_jax.model.config import LlamaConfig
+from tools.planning import formula
+from tools.planning.chips import GIB, Topology, topology
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCUMENT = REPOSITORY / "docs" / "scaling.md"
@@ -20,8 +23,10 @@ MODELS = {"llama-3.2-1b": "Llama-3.2-1B", "llama-3-8b": "Llama-3-8B", "llama-3.1
 TOPOLOGIES = ("v5e-16", "v5p-8", "v5p-64", "v6e-16", "8xh100", "1xh200")
 LENGTH = 4096
 # What every cell trains: the published setting, as many rows in a pass as the mesh splits them over, all weights.
-SETTINGS = (f"--config.learn.max_length={LENGTH}", f"--config.learn.length_buckets=({LENGTH},)", f"--config.rollout.max_context={LENGTH}",
-            "--config.learn.rows=1", "--config.model.compute_dtype=bfloat16", "--config.model.remat=full")  # fmt: skip
+CONFIG = "configs/alfshop.py:llama3_8b"
+SETTINGS = {"learn.max_length": LENGTH, "learn.length_buckets": (LENGTH,), "rollout.max_context": LENGTH, "learn.rows": 1,
+            "model.compute_dtype": "bfloat16", "model.remat": "full"}  # fmt: skip
+SLOTS = 32  # episodes played at once, by all processes together
 NEEDED = ("pass", "update", "decode")
 
 
@@ -33,9 +38,12 @@ def fill(only: list[str], programs: list[str]) -> None:
     if not wanted:
         raise UserError(f"the table has none of the cells {', '.join(only)}: they are named as in {cells[0][0]}/{cells[0][1]}.")
     CELLS.mkdir(exist_ok=True)
+    settings = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
     for model, chips in wanted:
-        command = [sys.executable, str(REPOSITORY / "tools" / "plan.py"), "--config=configs/alfshop.py:llama3_8b", *SETTINGS, f"--model={model}",
-                   f"--topology={chips}", "--mesh=auto", f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
+        command = [sys.executable, str(REPOSITORY / "tools" / "plan.py"), f"--config={CONFIG}", *settings, f"--model={model}",
+                   f"--topology={chips}",
+                   f"--config.rollout.slots={SLOTS // topology(chips).processes}", "--mesh=auto",
+                   f"--json={cell(model, chips)}", f"--programs={','.join(programs)}"]  # fmt: skip
         failed = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
         if failed:
             print(f"{model}/{chips}: no plan (exit code {failed})", file=sys.stderr)
@@ -59,7 +67,9 @@ def render() -> str:
         for chips in TOPOLOGIES:
             path = cell(model, chips)
             plans = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-            rows.append(f"| {name} | {chips} ({topology(chips).count}) | {_row(best(plans))} |")
+            found = topology(chips)
+            row = _row(best(plans)) or _predicted(model, found)
+            rows.append(f"| {name} | {chips} ({found.count} in {found.processes}) | {row} |")
     return "\n".join(rows)
 
 
@@ -87,12 +97,25 @@ def sent(plan: dict) -> float:
 
 def _row(plan: dict | None) -> str:
     if plan is None or not plan["programs"]:
-        return "| not compiled yet | | | | "
+        return ""
     mark = "≈ " if plan["estimate"] else ""
-    shape = " × ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1) or "one device"
     parts = (("pass", "update"), ("decode",))
     learning, playing = (f"{mark}{peak(plan, *names) / GIB:.1f}" if set(names) & set(plan["programs"]) else "—" for names in parts)
     whole = set(NEEDED) <= set(plan["programs"])
     verdict = "**no**" if not fits(plan) else "yes" if whole else "as far as compiled"
     moved = f"{sent(plan) / GIB:.1f}" if "pass" in plan["programs"] and plan["programs"]["pass"]["collectives"] else "—"
-    return f"{shape} | {learning} | {playing} | {plan['hbm'] / GIB:.2f} | {verdict} | {moved}"
+    return f"{_words(plan['mesh'])} | {learning} | {playing} | {plan['hbm'] / GIB:.2f} | {verdict} | {moved}"
+
+
+def _predicted(name: str, chips: Topology) -> str:
+    """What is known of a cell that is not compiled yet."""
+    config = alfshop.get_config(CONFIG.split(":")[1])
+    config.update_from_flattened_dict(SETTINGS)
+    model = LlamaConfig.from_hf(json.loads((REPOSITORY / "configs" / "models" / f"{name}.json").read_text(encoding="utf-8")))
+    guess = formula.candidates(config, model, chips.count, chips.chip.hbm, platform="tpu" if chips.chip.tpu else "gpu", most=1)[0]
+    verdict = "predicted" if guess.bytes <= chips.chip.hbm else "**no**, predicted"
+    return f"{_words(guess.mesh)} | ~ {guess.bytes / GIB:.1f} | — | {chips.chip.hbm / GIB:.2f} | {verdict} | —"
+
+
+def _words(mesh: dict[str, int]) -> str:
+    return " × ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "one device"

@@ -9,14 +9,15 @@ import pathlib
 
 import pytest
 
+from configs.defaults import get_defaults
 from epo_jax.errors import UserError
+from epo_jax.mesh import AXES
 from epo_jax.model.config import LlamaConfig
-from epo_jax.model.lora import Lora
 from tools.planning import formula
 from tools.planning.chips import CHIPS, GIB, topology
-from tools.planning.formula import Work
 
-MODELS = pathlib.Path(__file__).parents[3] / "configs" / "models"
+REPOSITORY = pathlib.Path(__file__).parents[3]
+MODELS, CELLS = REPOSITORY / "configs" / "models", REPOSITORY / "docs" / "scaling"
 
 
 def model(name: str) -> LlamaConfig:
@@ -29,40 +30,61 @@ def test_the_models_are_the_published_ones(name, count) -> None:
     assert model(name).num_params == count
 
 
+def settings(changes: dict = {}):  # noqa: B006
+    """As the table's: bfloat16, remat full, one row of 4096 tokens a device."""
+    config = get_defaults()
+    config.update_from_flattened_dict({"learn.max_length": 4096, "learn.rows": 1, "model.compute_dtype": "bfloat16"} | changes)
+    return config
+
+
+def guess(of: LlamaConfig, changes: dict = {}, *, platform: str = "tpu", **mesh: int) -> formula.Guess:  # noqa: B006
+    return formula.guess(settings(changes), of, dict.fromkeys(AXES, 1) | mesh, platform=platform)
+
+
+def candidates(name: str, **options) -> list[formula.Guess]:
+    return formula.candidates(settings(), model(name), platform="tpu", **options)
+
+
 def test_flops_by_hand() -> None:
     small = LlamaConfig(vocab_size=10, hidden_size=4, intermediate_size=6, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2)
     # a layer: q 4·2·2, k and v 4·1·2 each, o 2·2·4, feed-forward 3·4·6; the head 4·10
     products = 2 * (16 + 8 + 8 + 16 + 72) + 40
     assert formula.matmul_params(small) == products
     # causal attention: (T²/2) pairs, 2 products of 2 FLOPs over 2·2, forward and twice that backward
-    assert formula.learn_flops(Work(small, rows=3, length=8)) == 6 * products * 24 + 3 * 2 * (3 * (8 * 8 / 2) * 2 * 2 * 4)
+    assert formula.learn_flops(small, 3, 8) == 6 * products * 24 + 3 * 2 * (3 * (8 * 8 / 2) * 2 * 2 * 4)
     assert formula.decode_flops(small, rows=5, cached=7) == 5 * (2 * products + 2 * (7 * 2 * 2 * 4))
 
 
 def test_the_state_is_split_and_the_guess_sees_it() -> None:
-    work = Work(model("llama-3-8b"), rows=16, length=4096)
-    whole = 16 * model("llama-3-8b").num_params
-    sixteen = formula.guess(work, {"data": 1, "fsdp": 16, "sequence": 1, "tensor": 1})
+    eight, whole = model("llama-3-8b"), 16 * model("llama-3-8b").num_params
+    sixteen = guess(eight, fsdp=16)
     assert whole / 16 < sixteen.bytes < 15.75 * GIB
-    assert formula.guess(work, {"data": 16, "fsdp": 1, "sequence": 1, "tensor": 1}).bytes > whole
-    adapted = formula.guess(dataclasses.replace(work, lora=Lora(8)), {"data": 1, "fsdp": 16, "sequence": 1, "tensor": 1})
-    assert adapted.bytes < sixteen.bytes - 0.7 * 12 / 16 * model("llama-3-8b").num_params
+    assert guess(eight, data=16).bytes > whole
+    adapted = guess(eight, {"model.lora.rank": 8}, fsdp=16)
+    assert adapted.bytes < sixteen.bytes - 0.7 * 12 / 16 * eight.num_params
 
 
 def test_candidates_divide_the_model_and_use_every_chip() -> None:
-    work = Work(model("llama-3-8b"), rows=1, length=4096)
-    found = formula.candidates(work, chips=16, hbm=CHIPS["v5e"].hbm)
+    found = candidates("llama-3-8b", chips=16, hbm=CHIPS["v5e"].hbm)
     assert found and len(found) <= 3
-    for guess in found:
-        assert math.prod(guess.mesh.values()) == 16
-        assert guess.mesh["tensor"] <= 8  # it has 8 key/value heads
+    for one in found:
+        assert math.prod(one.mesh.values()) == 16
+        assert one.mesh["tensor"] <= 8  # it has 8 key/value heads
     assert found[0].mesh["fsdp"] * found[0].mesh["tensor"] == 16
 
 
 def test_where_nothing_fits_the_smallest_is_tried() -> None:
-    work = Work(model("llama-3.1-70b"), rows=1, length=4096)
-    (only, *_) = formula.candidates(work, chips=4, hbm=CHIPS["v5e"].hbm, most=1)
-    assert only.bytes == min(formula.guess(dataclasses.replace(work, rows=mesh["fsdp"]), mesh).bytes for mesh in formula.meshes(work.model, 4))
+    (only, *_) = candidates("llama-3.1-70b", chips=4, hbm=CHIPS["v5e"].hbm, most=1)
+    assert only.bytes == min(guess(model("llama-3.1-70b"), **mesh).bytes for mesh in formula.meshes(model("llama-3.1-70b"), 4))
+
+
+@pytest.mark.parametrize("path", sorted(CELLS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_guess_is_near_what_the_compiler_said(path) -> None:
+    """All cells of docs/scaling.md: `epo_jax.memory_plan` against the peak of a pass."""
+    for plan in json.loads(path.read_text()):
+        if "pass" in plan["programs"] and not plan["programs"]["pass"]["refused"]:
+            guessed = guess(model(path.stem.split("_")[0]), platform="tpu" if topology(plan["topology"]).chip.tpu else "gpu", **plan["mesh"])
+            assert 0.85 < guessed.bytes / plan["programs"]["pass"]["peak"] < 1.15
 
 
 def test_a_mesh_that_does_not_divide_is_no_candidate() -> None:
@@ -95,3 +117,8 @@ def test_names_of_chips(name, canonical, count) -> None:
 def test_names_of_none(name) -> None:
     with pytest.raises(UserError):
         topology(name)
+
+
+@pytest.mark.parametrize(("name", "host", "processes"), [("v5e-16", "v5e:2x2", 4), ("v5e-8", "v5e:2x4", 1), ("v5p-8", "v5p:2x2x1", 1), ("v5p-64", "v5p:2x2x1", 8), ("8xh100", "h100:8", 1)])
+def test_a_process_has_the_chips_of_one_machine(name, host, processes) -> None:
+    assert (topology(name).host.name, topology(name).processes) == (host, processes)
