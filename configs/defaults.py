@@ -196,6 +196,7 @@ def get_defaults() -> ConfigDict:
     config.checkpoint.every_steps = 0  # also in the middle of learning, every so many optimizer steps; 0: never
 
     config.tensorboard = True
+    config.wandb = ""  # a project of Weights & Biases that gets the same figures (pip install wandb); "": none
     return config
 
 

@@ -41,7 +41,7 @@ from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
 from epo_jax.play_ahead import meanwhile
-from epo_jax.report import curve
+from epo_jax.report import curve, wandb_run
 from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.report.page.run_page import RunPage
@@ -85,6 +85,7 @@ class Run:
             lambda: partners.check_actor(config),
             lambda: partners.check_judge(config),
             lambda: partners.check_evaluator(config),
+            lambda: wandb_run.check(config),
         )
         partners.check_scored(config, self.task_sets)
         if self._converses:
@@ -101,7 +102,7 @@ class Run:
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.partners = Partners(config, self.folder.path, self.strategist, self.mesh)
         self.opponents = Opponents(config, self.strategist, self.mesh, self.folder.path, self.partners.actor)
-        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.metrics = MetricsWriter.of_run(config, self.folder.path)
         self.page = RunPage(self.folder.path)
         totals = {"warm_start": self._warm_start_steps(), "rounds": self._steps_in_all()}
         self.ahead: dict[str, float] = {}  # figures of the play that was done ahead
