@@ -8,6 +8,8 @@ const ENDS = new Map([
 
 function resultMark(episode) {
   if (episode.masked !== null) return el("span", { class: "mark masked", title: "masked", role: "img", "aria-label": "masked" }, "?");
+  if (episode.success === null)
+    return el("span", { class: "mark", title: "one state, not played on", role: "img", "aria-label": "one state, not played on" }, "·");
   return episode.success
     ? el("span", { class: "mark success", title: "success", role: "img", "aria-label": "success" }, "✓")
     : el("span", { class: "mark failure", title: "no success", role: "img", "aria-label": "no success" }, "×");
@@ -16,7 +18,11 @@ function resultMark(episode) {
 // The other episodes of the same task from the same seat, in the order in which they were played.
 function sameTask(episode) {
   return episodes.filter(
-    (other) => other.task === episode.task && other.environment === episode.environment && other.seat === episode.seat,
+    (other) =>
+      other.task === episode.task &&
+      other.environment === episode.environment &&
+      other.seat === episode.seat &&
+      (other.file.phase !== "states") === (episode.file.phase !== "states"),
   );
 }
 
@@ -91,17 +97,19 @@ async function episodeArticle(episode) {
   }
   if (conversation.why !== undefined)
     article.append(el("p", { class: "alert" }, "Masked, so nothing is learned from it: ", said(conversation.why)));
+  const speakers = speakersOf(episode);
   const turns = el("ol", { class: "turns" });
   const legend = el("div");
   function redraw() {
     const largest = largestWeight(conversation);
-    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest)));
+    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest, speakers)));
     legend.replaceChildren(tintLegend(conversation));
   }
   if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
   if (conversation.judge?.reasoning)
     article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));
-  article.append(line("Environment", said(conversation.first), "opening"), turns);
+  if (conversation.first) article.append(line("Environment", said(conversation.first), "opening"));
+  article.append(turns);
   redraw();
   return article;
 }
@@ -110,7 +118,20 @@ function line(speaker, node, className = "") {
   return el("div", { class: `line ${className}` }, el("span", { class: "speaker" }, speaker), node);
 }
 
-function turnItem(conversation, number, largest) {
+// Who says what is shown as a strategy: the strategist, in StepAgent the policy itself, or the expert whose episode was inspected.
+function speakersOf(episode) {
+  if (episode.file.phase === "inspection") return ["Expert", "Action"];
+  return episode.actor === "policy" ? ["Policy", "Action"] : ["Strategist", "Actor"];
+}
+
+// What the policy would have said in the expert's place.
+function insteadLine(instead) {
+  const node = el("div", { class: "instead" }, tinted(instead, null, 0));
+  node.append(el("span", { class: "chip" }, instead.same ? "= says the same" : "≠ says something else"));
+  return line("Policy", node);
+}
+
+function turnItem(conversation, number, largest, [speaker, doer]) {
   const turn = conversation.turns[number];
   const reason = conversation.judge?.reasons?.[number];
   const picked = turn.process > 0;
@@ -126,10 +147,11 @@ function turnItem(conversation, number, largest) {
     el(
       "div",
       { class: "exchange" },
-      line("Strategist", tintedStrategy(conversation, number, largest)),
+      line(speaker, tintedStrategy(conversation, number, largest)),
+      turn.instead ? insteadLine(turn.instead) : null,
       turn.cut ? el("p", { class: "small-note" }, "cut off at the limit of its length") : null,
-      line("Actor", said(turn.action, "action")),
-      line("Environment", said(turn.seen, "seen")),
+      turn.action ? line(doer, said(turn.action, "action")) : null,
+      turn.seen ? line("Environment", said(turn.seen, "seen")) : null,
       reason ? line("Judge", said(reason, "reason")) : null,
       number >= (conversation.fits ?? Infinity) ? el("p", { class: "small-note" }, "beyond learn.max_length: not learned from") : null,
     ),
@@ -138,7 +160,7 @@ function turnItem(conversation, number, largest) {
 }
 
 function turnNumbers(turn, grade) {
-  const rows = [["reward", turn.reward]];
+  const rows = turn.reward === undefined ? [] : [["reward", turn.reward]];
   if (turn.progress !== undefined) rows.push(["progress", turn.progress]);
   if (grade) rows.push(["grade", Number(grade)]);
   if (turn.process !== undefined) rows.push(["judge", turn.process]);

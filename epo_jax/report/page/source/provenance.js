@@ -50,9 +50,9 @@ function provenanceView() {
     el("h3", {}, "Weights"),
     table(
       [
-        { title: "", left: true },
+        { title: "when", left: true },
         { title: "weights", left: true },
-        { title: "", left: true },
+        { title: "what for, or where", left: true },
       ],
       lineage,
       "Weights",
