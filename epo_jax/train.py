@@ -30,7 +30,7 @@ from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.batch import BatchCounts, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.dry_run import DryRun
 from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
+from epo_jax.evaluation import main_figure, main_figures, mean_outcome, report
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn import choices, critic
@@ -217,7 +217,7 @@ class Run:
         trajectories = self._play("evaluation", episodes, sampling, path, values)
         values |= describe_each(trajectories) | self.partners.clients.figures()
         for environment, figure in main_figures(trajectories).items():
-            name = f"{environment}/{MAIN_FIGURES[environment]}"
+            name = f"{environment}/{main_figure(environment)}"
             values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
         self.metrics.write("evaluation", rounds_done, values)
         curve.save(self.metrics.path, self.folder.curve)
@@ -429,7 +429,7 @@ class Run:
         if best is None:
             return
         figures = ", ".join(
-            f"{name} {MAIN_FIGURES[name]} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+            f"{name} {main_figure(name)} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
             for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
         )
         say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")

@@ -26,7 +26,7 @@ from epo_jax.report.page.run_page import RunPage
 from epo_jax.report.page.token_texts import TokenTexts
 from epo_jax.trajectory import Trajectory, Turn, read_jsonl, write_jsonl
 from tests.model.real_tokenizers import sentencepiece_folder, smollm2_folder
-from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run
+from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run, make_stepagent_run
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,31 @@ def test_long_lines_are_thinned_by_means() -> None:
     rows = {step: {"loss": float(step % 3)} for step in range(1, 6001)}
     (chart,) = curves(Metrics({"step": rows}, []), [], [])["step"]["charts"]
     assert chart["lines"][0]["points"] == [[step, 1.0] for step in range(3, 6001, 3)]
+
+
+def test_what_a_policy_would_have_done_in_the_place_of_an_expert(tmp_path: pathlib.Path) -> None:
+    data, *blocks = blocks_of(RunPage(make_stepagent_run(tmp_path / "run")).html())
+    files = data["episodes"]["files"]
+    assert [(file["phase"], file["round"], len(file["rows"])) for file in files] == [
+        ("evaluation", 0, 8), ("inspection", 1, 2), ("states", 1, 4), ("evaluation", 1, 8)
+    ]  # fmt: skip
+    first = blocks[1][0]
+    assert [turn.get("instead", {}).get("same") for turn in first["turns"]] == [0, 1, None]
+    assert len(first["turns"][0]["instead"]["said"]) == len(first["turns"][0]["instead"]["logprobs"])
+    assert all(set(turn) <= {"said", "action", "seen", "instead"} for turn in first["turns"])  # its advantage of 1 is a demonstration's
+    success, reward = COLUMNS.index("success"), COLUMNS.index("reward")
+    assert all(row[success] is None and row[reward] is None for row in files[2]["rows"])  # nobody played them on
+    assert [block["turns"][0]["advantage"] for block in blocks[2]] == [-1.5, -0.5, 0.5, 1.5]
+    assert not any("success" in chart["title"] and line["label"] == "training tasks" for chart in data["curves"]["round"]["charts"] for line in chart["lines"])
+    played = blocks_of(RunPage(make_stepagent_run(tmp_path / "played", reflect_on="episodes")).html())[0]["episodes"]["files"]
+    assert [file["phase"] for file in played] == ["evaluation", "inspection", "round", "evaluation"]
+
+
+@pytest.mark.parametrize("inspected", [3, [3], [{"tokens": [1], "logprobs": [0.0]}], [{"tokens": ["x"], "logprobs": [], "text": ""}]])
+def test_inspections_that_are_none_are_told(inspected: object, tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    write_jsonl(tmp_path / "cycle_000.jsonl", [episode(tokenizer, 1, extra={"inspected": inspected})])
+    with pytest.raises(UserError, match="line 1 of .* holds a text that is no text"):
+        episodes.read(tmp_path / "cycle_000.jsonl", "inspection", 1, TokenTexts(tokenizer), None)
 
 
 def test_a_turn_beyond_the_longest_length_is_told(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:

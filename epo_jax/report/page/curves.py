@@ -45,6 +45,7 @@ STEP_CHARTS: tuple[tuple[str, str, str], ...] = (
     ("Entropy, nats a token", "entropy", "number"),
     ("Log-probability of a sampled token", "logprob", "number"),
     ("KL, learner from sampler, nats", "kl", "number"),
+    ("KL, learner from its reference, nats", "reference_kl", "number"),
     ("99th percentile of the probability ratio", "ratio_p99", "number"),
     ("Sampler–learner log-probability gap", "logprob_gap", "tiny"),
 )
