@@ -440,7 +440,7 @@ class Run:
         values["compile_seconds"] = compilation.seconds()
         round = self.learner.position.round
         self.metrics.write("round", round, values)
-        report_round(f"round {round} of {self.config.rounds}", values)
+        report_round(round, self.config.rounds, values)
         self.page.write_or_say_why_not()
 
 
