@@ -48,7 +48,7 @@ def held_out_falls(evaluations: Sequence[Table]) -> list[Warning]:
                 {
                     "name": f"held-out tasks go worse than at first ({table['title']})",
                     "rounds": [row["round"] for row in worse],
-                    "what": f"{what}, paired by task",
+                    "what": f"{what}, paired by task".replace("-", "\u2212"),
                     "do": "Read one of them side by side, before and after; go back to the best round (checkpoint.keep_best); lower learn.learning_rate.",
                 }
             )
