@@ -20,6 +20,7 @@ from configs.defaults import get_defaults
 from epo_jax import dry_run, forecast, partners
 from epo_jax.dry_run import DryRun
 from epo_jax.interrupt import StopRequest
+from epo_jax.report.page import health
 from epo_jax.reward.credit import ESTIMATORS
 from epo_jax.strategist import MINI
 from epo_jax.train import Run, _check_learning
@@ -146,6 +147,14 @@ def test_messages_that_are_explained_are_those_of_the_code():
     pieces = [piece.strip(" .,;:()'") for piece in pieces if len(piece.strip(" .,;:()'")) > 11 and "No module" not in piece]
     assert len(pieces) > 25
     assert [piece for piece in pieces if piece not in code] == []
+
+
+def test_every_warning_of_the_page_is_explained():
+    """Its name in italics or bold in docs/troubleshooting.md."""
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    told = "; ".join(re.findall(r"\*+([^*|]+)\*+", text))
+    names = [name.removeprefix("collapse: ") for name, _, _ in health.RULES] + ["held-out tasks go worse than at first"]
+    assert len(names) > 10 and [name for name in names if name not in told] == []
 
 
 def test_the_forecast_of_the_paper_is_what_the_dry_run_counts(tmp_path, monkeypatch, capsys):

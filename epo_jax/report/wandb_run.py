@@ -54,14 +54,20 @@ class WandbRun:
         except wandb.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"wandb refuses: {reason}. Log in with `wandb login`, or set WANDB_MODE=offline, or leave out --config.wandb.") from error
+        metrics = folder / "metrics.jsonl"
+        self._rows = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
         for kind in KINDS:
             self._run.define_metric(f"{kind}/step")
             self._run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
 
     def write(self, kind: str, step: int, values: Mapping[str, float | int | str]) -> None:
-        """A row of metrics.jsonl; what is no number, or not finite, is left out, as in TensorBoard."""
+        """A row of metrics.jsonl, under its number there, so that starts without a network append to each other too.
+
+        What is no number, or not finite, is left out, as in TensorBoard.
+        """
+        self._rows += 1
         known = {f"{kind}/{name}": value for name, value in values.items() if not isinstance(value, str) and math.isfinite(value)}
-        self._run.log(known | {f"{kind}/step": step})
+        self._run.log(known | {f"{kind}/step": step}, step=self._rows)
 
     def close(self) -> None:
         """Waits until everything has arrived."""

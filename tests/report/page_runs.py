@@ -136,6 +136,7 @@ def make_hostile_run(folder: pathlib.Path) -> pathlib.Path:
                     "index": index,
                     "task_type": text[:80],
                     "judge": {"reasoning": text, "reasons": [text, text], "grades": [text, text]},
+                    "inspected": [{"tokens": [], "logprobs": [], "text": text}] * 2,
                     "partner": {"strategist": text[:80], "weights": text[:80], "actor": text[:80]},
                 },
             )  # fmt: skip

@@ -29,7 +29,7 @@ Warning = dict[str, Any]  # {"name", "rounds", "what", "do"}
 def warnings(rounds: Mapping[int, Figures]) -> list[Warning]:
     """One for each rule that any round breaks: the rounds, what was seen in the last of them, and what usually helps."""
     found = []
-    for name, broken, do in _RULES:
+    for name, broken, do in RULES:
         hits = {number: what for number, row in rounds.items() if (what := broken(row, rounds)) is not None}
         if hits:
             found.append({"name": name, "rounds": list(hits), "what": hits[max(hits)], "do": do})
@@ -179,7 +179,7 @@ def _context(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
     return f"{share:.0%} of the episodes ended by a full context" if is_number(share) and share > FULL_CONTEXT else None
 
 
-_RULES = (
+RULES = (
     ("loss or gradient is not a number", _not_finite, "Go back to the checkpoint before; lower learn.learning_rate, or learn.clip_norm."),
     (
         "collapse: entropy falls",
