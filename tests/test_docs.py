@@ -102,7 +102,7 @@ def test_what_one_brings_runs(name, project):
     if name == "brevity":
         assert {episode["judge"] for episode in episodes} == {"brevity"}
         assert all(0 <= turn["process_reward"] <= 1 for episode in episodes for turn in episode["turns"])
-    assert (run / "strategist" / "model.safetensors").is_file() and (run / "page.html").is_file()
+    assert (run / "strategist" / "model.safetensors").is_file() and (run / "page.html").is_file() and (run / "curve.png").is_file()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
