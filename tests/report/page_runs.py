@@ -168,6 +168,7 @@ def make_stepagent_run(folder: pathlib.Path, *, reflect_on: str = "inspection") 
     write_jsonl(folder / "inspections" / "cycle_000.jsonl", experts)
     states = [as_trajectory(pair) for pair in pairs_of(experts, 1024)]
     for place, state in enumerate(states):
+        state.judge = "discriminator"  # as stepagent.inverse says
         state.turns[0].process_reward, state.turns[0].advantage = 0.5, place - 1.5
     write_jsonl(folder / "trajectories" / "round_000.jsonl", states)
     return folder

@@ -257,6 +257,8 @@ def test_an_expert_s_episode_with_what_the_policy_would_have_said(browser: Brows
     browser.open(f"{page}#episodes?open=2.3")
     browser.until("document.querySelector('.episode') !== null")
     assert browser.texts(".turn .speaker") == ["Policy"] and browser.texts(".turn .advantage dd") == ["+1.500"]
+    assert browser.texts(".turn .process dd") == ["+0.500"] and browser.texts(".star") == browser.texts(".episode .button") == []
+    assert browser.texts(".turn .token.special") == ["<|end|>"]
     assert browser.complaints() == []
 
 

@@ -15,14 +15,14 @@ function resultMark(episode) {
     : el("span", { class: "mark failure", title: "no success", role: "img", "aria-label": "no success" }, "×");
 }
 
-// The other episodes of the same task from the same seat, in the order in which they were played.
+// The other episodes of the same task from the same seat, in the order in which they were played. A state alone has none.
 function sameTask(episode) {
   return episodes.filter(
     (other) =>
       other.task === episode.task &&
       other.environment === episode.environment &&
       other.seat === episode.seat &&
-      (other.file.phase !== "states") === (episode.file.phase !== "states"),
+      (other === episode || (other.file.phase !== "states" && episode.file.phase !== "states")),
   );
 }
 
@@ -40,9 +40,9 @@ function otherSeat(episode) {
 function facts(episode, conversation) {
   const pairs = [
     ["played in", phaseName(episode.file)],
-    ["reward", formatted(episode.reward)],
+    ["reward", episode.success === null ? null : formatted(episode.reward)],
     ["turns", String(episode.turns)],
-    ["ended", conversation?.ended_by ?? ENDS.get(episode.end) ?? episode.end],
+    ["ended", episode.success === null ? null : (conversation?.ended_by ?? ENDS.get(episode.end) ?? episode.end)],
     ["scenario", conversation?.scenario],
     ["scores", conversation?.scores],
     ["weights", episode.weights],
@@ -97,12 +97,12 @@ async function episodeArticle(episode) {
   }
   if (conversation.why !== undefined)
     article.append(el("p", { class: "alert" }, "Masked, so nothing is learned from it: ", said(conversation.why)));
-  const speakers = speakersOf(episode);
+  const roles = rolesOf(episode);
   const turns = el("ol", { class: "turns" });
   const legend = el("div");
   function redraw() {
     const largest = largestWeight(conversation);
-    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest, speakers)));
+    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest, roles)));
     legend.replaceChildren(tintLegend(conversation));
   }
   if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
@@ -118,10 +118,12 @@ function line(speaker, node, className = "") {
   return el("div", { class: `line ${className}` }, el("span", { class: "speaker" }, speaker), node);
 }
 
-// Who says what is shown as a strategy: the strategist, in StepAgent the policy itself, or the expert whose episode was inspected.
-function speakersOf(episode) {
-  if (episode.file.phase === "inspection") return ["Expert", "Action"];
-  return episode.actor === "policy" ? ["Policy", "Action"] : ["Strategist", "Actor"];
+// speaker: who says what is shown as a strategy, the strategist, in StepAgent the policy itself, or the expert whose episode was inspected;
+// doer: who acts on it. judged: whether process rewards are a judge's picks, and not a discriminator's.
+function rolesOf(episode) {
+  const judged = episode.judge !== null && episode.judge !== "discriminator";
+  if (episode.file.phase === "inspection") return { speaker: "Expert", doer: "Action", judged };
+  return episode.actor === "policy" ? { speaker: "Policy", doer: "Action", judged } : { speaker: "Strategist", doer: "Actor", judged };
 }
 
 // What the policy would have said in the expert's place.
@@ -131,10 +133,10 @@ function insteadLine(instead) {
   return line("Policy", node);
 }
 
-function turnItem(conversation, number, largest, [speaker, doer]) {
+function turnItem(conversation, number, largest, { speaker, doer, judged }) {
   const turn = conversation.turns[number];
   const reason = conversation.judge?.reasons?.[number];
-  const picked = turn.process > 0;
+  const picked = judged && turn.process > 0;
   return el(
     "li",
     { class: picked ? "turn picked" : "turn" },
@@ -155,19 +157,19 @@ function turnItem(conversation, number, largest, [speaker, doer]) {
       reason ? line("Judge", said(reason, "reason")) : null,
       number >= (conversation.fits ?? Infinity) ? el("p", { class: "small-note" }, "beyond learn.max_length: not learned from") : null,
     ),
-    turnNumbers(turn, conversation.judge?.grades?.[number]),
+    turnNumbers(turn, conversation.judge?.grades?.[number], judged),
   );
 }
 
-function turnNumbers(turn, grade) {
+function turnNumbers(turn, grade, judged) {
   const rows = turn.reward === undefined ? [] : [["reward", turn.reward]];
   if (turn.progress !== undefined) rows.push(["progress", turn.progress]);
   if (grade) rows.push(["grade", Number(grade)]);
-  if (turn.process !== undefined) rows.push(["judge", turn.process]);
+  if (turn.process !== undefined) rows.push([judged ? "judge" : "process", turn.process]);
   if (turn.advantage !== undefined) rows.push(["advantage", turn.advantage]);
   const list = el("dl", { class: "numbers" });
   for (const [name, value] of rows) {
-    const signed = name === "judge" || name === "advantage";
+    const signed = name === "judge" || name === "process" || name === "advantage";
     list.append(
       el("div", { class: value ? name : `${name} nothing` }, el("dt", {}, name), el("dd", {}, formatted(value, "number", signed))),
     );

@@ -210,7 +210,7 @@ function sorted(wanted, order) {
 }
 
 function episodeRow(episode, index, total, isChosen, onclick) {
-  const words = [episode.environment, phaseName(episode.file), `${episode.turns} turns`];
+  const words = [episode.environment, phaseName(episode.file), episode.success === null ? "one state" : `${episode.turns} turns`];
   if (episode.seat !== "agent") words.push(`seat ${episode.seat}`);
   if (episode.partner) words.push(`met ${partnerName(episode.partner)}`);
   if (episode.masked !== null) words.push("masked");
