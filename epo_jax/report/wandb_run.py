@@ -2,8 +2,8 @@
 
     pip install wandb; python -m epo_jax.train --config=configs/alfshop.py --config.wandb=PROJECT
 
-Names are TensorBoard's. A run that is continued goes on in the same wandb run, whose id stays in the run's folder. Without the network, WANDB_MODE=offline
-keeps everything in DIR/wandb, from where `wandb sync` sends it later.
+Names are TensorBoard's. A run that is continued goes on in the same wandb run, whose id stays in the run's folder. Without the network,
+WANDB_MODE=offline keeps everything in DIR/wandb, from where `wandb sync` sends it later.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("warm_start", "step", "round", "pass", "evaluation")  # of rows; each c
 def check(config: ConfigDict) -> None:
     """Raises `UserError` where wandb is asked for and not installed."""
     if config.wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError("wandb is asked for and not installed: pip install wandb, or leave out --config.wandb; metrics.jsonl and TensorBoard have the same.")
+        raise UserError("wandb is asked for and not installed: pip install wandb, or leave out --config.wandb (TensorBoard has the same).")
 
 
 class WandbRun:

@@ -14,7 +14,8 @@ from epo_jax.evaluation import estimate, paired_difference, paired_test
 from epo_jax.report.page.episodes import EpisodesFile
 
 Table = dict[str, Any]  # {"title", "rows": [row, ...]}
-# A row: label, n, mean, low, high; of a run's own evaluations `round`, the number of rounds done; against the table's first row: difference, difference_low, difference_high, p, test; `shares`: told in per cent.
+# A row: label, n, mean, low, high; of a run's own evaluations `round`, the number of rounds done; `shares`: told in per cent. Against the table's
+# first row: difference, difference_low, difference_high, p, test.
 Row = dict[str, Any]
 
 

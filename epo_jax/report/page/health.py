@@ -49,7 +49,7 @@ def held_out_falls(evaluations: Sequence[Table]) -> list[Warning]:
                     "name": f"held-out tasks go worse than at first ({table['title']})",
                     "rounds": [row["round"] for row in worse],
                     "what": f"{what}, paired by task".replace("-", "\u2212"),
-                    "do": "Read one of them side by side, before and after; go back to the best round (checkpoint.keep_best); lower learn.learning_rate.",
+                    "do": "Read one side by side, before and after; go back to the best round (checkpoint.keep_best); lower learn.learning_rate.",
                 }
             )
     return found
@@ -189,7 +189,7 @@ RULES = (
     (
         "the learner runs away from what sampled",
         _runs_away,
-        "What it learns from is no longer its own: lower learn.learning_rate or learn.epochs, set learn.kl_weight, clip with learn.clip_low and learn.clip_high.",
+        "What it learns from is no longer its own: lower learn.learning_rate or learn.epochs; set learn.kl_weight; clip (learn.clip_low, clip_high).",
     ),
     ("collapse: strategies repeat themselves", _repeats, "Go back to an earlier checkpoint; lower learn.learning_rate; set learn.kl_weight."),
     ("strategies grow long", _longer, "Look at what the judge picks; lower rollout.max_strategy_tokens; set learn.kl_weight."),

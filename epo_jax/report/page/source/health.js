@@ -12,7 +12,7 @@ function healthView() {
       el(
         "p",
         { class: "fine" },
-        "✓ No rule is broken: entropy, repetition and length of strategies, advantages, judge, masked episodes, learner against sampler, held-out tasks.",
+        "✓ No rule is broken: entropy, repetition and length of strategies, advantages, judge, masks, learner against sampler, held-out tasks.",
       ),
     );
   for (const sentence of unreadable)

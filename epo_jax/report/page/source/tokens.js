@@ -96,6 +96,7 @@ function tintLegend(conversation) {
     for (const sample of [up, down]) sample.style.setProperty("--much", "50%");
     return el("p", { class: "legend" }, up, " ", down, " the stronger the tint, the more; without one it does not count");
   }
-  if (tint === "numbers") return el("p", { class: "legend" }, `Under each token its log-probability; below it, where it was learned from, its ${WEIGHT}.`);
+  if (tint === "numbers")
+    return el("p", { class: "legend" }, `Under each token its log-probability; below it, where it was learned from, its ${WEIGHT}.`);
   return el("p", { class: "legend" }, "Strategies as text.");
 }
