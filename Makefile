@@ -23,6 +23,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	@echo "installing what requirements.txt names into $(VENV): 1 GB, a minute or two"
 	$(PIP) -r requirements.txt
 	touch $@
 

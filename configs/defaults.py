@@ -212,6 +212,7 @@ def get_defaults() -> ConfigDict:
     config.checkpoint.background = True  # written while the run goes on; on a CPU that takes memory for one more copy of the state
 
     config.tensorboard = True
+    config.wandb = ""  # a project of Weights & Biases that gets the same figures (pip install wandb); "": none
     return config
 
 

@@ -31,6 +31,7 @@ from epo_jax.model import gguf_weights, hf_weights, lora
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import Tokenizer
+from epo_jax.report import wandb_run
 from epo_jax.report.console import say
 from epo_jax.rollout import opponents, tasks
 from epo_jax.rollout.demonstrations import demonstrate
@@ -98,6 +99,7 @@ class DryRun:
     # --- what is there ----------------------------------------------------------------------------------------------
 
     def _folder(self) -> None:
+        self._try(lambda: wandb_run.check(self._config))
         found = self._try(lambda: run_folder.examine(self._config))
         if found is not None:
             told("folder", f"{found[0]}, {'which holds this run: it would be continued' if found[1] else 'which would be made'}")

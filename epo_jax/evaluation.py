@@ -28,7 +28,7 @@ FIGURES = {
     "turns": lambda trajectory: len(trajectory.turns),
     "strategy_tokens": lambda trajectory: _strategy_tokens(trajectory),
 }
-MAIN_FIGURES = {"alfworld": "success", "webshop": "reward", "sotopia": "goal"}  # what an environment is judged by
+MAIN_FIGURES = {"alfworld": "success", "webshop": "reward", "sotopia": "goal"}  # what an environment is judged by; any other by its reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,13 @@ def _scores(trajectory: Trajectory) -> dict[str, float]:
 
 def main_figures(trajectories: Sequence[Trajectory]) -> dict[str, Estimate]:
     """Environment → its main figure, of those that have an episode that was not masked; environments by name."""
-    values = {name: values_of(trajectories, name, figure) for name, figure in sorted(MAIN_FIGURES.items())}
+    values = {name: values_of(group, name, main_figure(name)) for name, group in by_environment(trajectories).items()}
     return {name: estimate(list(of_tasks.values())) for name, of_tasks in values.items() if of_tasks}
+
+
+def main_figure(environment: str) -> str:
+    """The figure that an environment is judged by."""
+    return MAIN_FIGURES.get(environment, "reward")
 
 
 def mean_outcome(trajectories: Sequence[Trajectory]) -> float:

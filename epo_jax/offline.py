@@ -26,6 +26,7 @@ from epo_jax.learn import choices
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, rows_split_over
 from epo_jax.model import hf_weights
+from epo_jax.report import wandb_run
 from epo_jax.report.console import bar, say
 from epo_jax.report.metrics import MetricsWriter
 from epo_jax.report.page.run_page import RunPage
@@ -40,6 +41,7 @@ class OfflineRun:
         self.mesh = strategists.make_run_mesh(config)
         check_rows("learn.rows", learn.rows, self.mesh)
         choices.check(learn, recorded=True)
+        wandb_run.check(config)
         self._batches_of([])
         strategists.find(config.model.source)
         file = recorded.read(config.data, recorded.allowed_share(config.allow_malformed))
@@ -57,7 +59,7 @@ class OfflineRun:
         exchange.by_first(lambda: self._remember_data(found))
         exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
         silent = None if exchange.first() else Unwritten(self.folder.path)
-        self.metrics = silent or MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.metrics = silent or MetricsWriter.of_run(config, self.folder.path)
         self.page = silent or RunPage(self.folder.path)
         self.steps = math.ceil(len(self.conversations) / (learn.rows * learn.accumulation))  # optimizer steps a pass
         self.learner = Learner(
@@ -73,7 +75,11 @@ class OfflineRun:
             self.learn()
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
-        say(f"done: the strategist is in {self.folder.export} (a Hugging Face folder), metrics beside it in {self.folder.path}")
+        self.page.write_or_say_why_not()
+        say(
+            f"done: the strategist is in {self.folder.export} (a Hugging Face folder), metrics beside it in {self.folder.path}; "
+            f"{self.page.path} shows them"
+        )
 
     def learn(self) -> None:
         """One pass over the conversations."""

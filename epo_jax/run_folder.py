@@ -4,7 +4,8 @@
     provenance.jsonl   one line a start: command line, versions, devices, seed, time
     trajectories/      round_000.jsonl, …: every episode
     evaluation/        round_000.jsonl (before the first round), …
-    metrics.jsonl, tensorboard/
+    metrics.jsonl, tensorboard/, wandb/ (where it is asked for)
+    inspections/       StepAgent: an expert's trajectories, and what the policy would have done at each of their states
     page.html          what the run did, to look at (python -m epo_jax.report)
     curve.png          each environment's main figure on the held-out tasks by round
     api_cache.sqlite   what models behind an API answered; asking the same again costs nothing
@@ -46,7 +47,7 @@ MAY_CHANGE_OF_AN_API = (
 MAY_CHANGE = (
     "workdir", "name", "rounds", "tensorboard", "mesh.data", "mesh.fsdp", "mesh.sequence", "mesh.tensor", "checkpoint.keep", "checkpoint.every_steps",
     "checkpoint.keep_every", "checkpoint.background", "api.cache", "api.offline", "compilation_cache", "rollout.exact", "rollout.workers",
-    "preemption_notice", "distributed.coordinator", "distributed.processes", "distributed.process", "distributed.start_timeout_s",
+    "preemption_notice", "wandb", "distributed.coordinator", "distributed.processes", "distributed.process", "distributed.start_timeout_s",
     *(f"{section}.{field}" for section in ("actor_api", "judge_api", "evaluator_api") for field in MAY_CHANGE_OF_AN_API),
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")

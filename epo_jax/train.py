@@ -28,7 +28,7 @@ from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import MAIN_FIGURES, main_figures, mean_outcome, report
+from epo_jax.evaluation import main_figure, main_figures, mean_outcome, report
 from epo_jax.hosts import arrays, exchange, shares
 from epo_jax.hosts.joining import joined
 from epo_jax.hosts.unwritten import Unwritten
@@ -40,7 +40,7 @@ from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
 from epo_jax.playing import Playing, round_of
-from epo_jax.report import curve
+from epo_jax.report import curve, wandb_run
 from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.report.page.run_page import RunPage
@@ -85,6 +85,7 @@ class Run:
             lambda: partners.check_actor(config),
             lambda: partners.check_judge(config),
             lambda: partners.check_evaluator(config),
+            lambda: wandb_run.check(config),
         )
         partners.check_scored(config, self.task_sets)
         if self._converses:
@@ -103,7 +104,7 @@ class Run:
         self.partners = Partners(config, self.folder.path, self._untrained(own_mesh), own_mesh)
         self.opponents = Opponents(config, self.strategist, own_mesh, self.folder.path, self.partners.actor)
         silent = None if exchange.first() else Unwritten(self.folder.path)
-        self.metrics = silent or MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.metrics = silent or MetricsWriter.of_run(config, self.folder.path)
         self.page = silent or RunPage(self.folder.path)
         self.batches = RoundBatches(config, self.mesh, self.task_sets, self.strategist)
         rounds = (round_of(config, self.task_sets, self.opponents, round) for round in range(config.rounds))
@@ -217,7 +218,7 @@ class Run:
         trajectories = self.playing.evaluation(values)
         values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())
         for environment, figure in main_figures(trajectories).items():
-            name = f"{environment}/{MAIN_FIGURES[environment]}"
+            name = f"{environment}/{main_figure(environment)}"
             values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
         self.metrics.write("evaluation", rounds_done, values)
         if exchange.first():
@@ -306,7 +307,7 @@ class Run:
             return
         best = self.learner.position.best[0]
         figures = ", ".join(
-            f"{name} {MAIN_FIGURES[name]} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+            f"{name} {main_figure(name)} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
             for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
         )
         say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")
@@ -317,7 +318,7 @@ class Run:
         values["compile_seconds"] = compilation.seconds()
         round = self.learner.position.round
         self.metrics.write("round", round, values)
-        report_round(f"round {round} of {self.config.rounds}", values)
+        report_round(round, self.config.rounds, values)
         self.page.write_or_say_why_not()
 
 

@@ -9,6 +9,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -20,13 +21,20 @@ from epo_jax import dry_run, forecast, partners
 from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.interrupt import StopRequest
+from epo_jax.report.page import health
+from epo_jax.reward.credit import ESTIMATORS
 from epo_jax.strategist import MINI
 from epo_jax.train import Run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-BLOCKS = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", (REPOSITORY / "docs" / "extend.md").read_text(), re.MULTILINE | re.DOTALL)
-OWN = ("mine", "guess", "last_words", "brevity")
+BLOCKS = [
+    block
+    for name in ("README.md", "docs/extend.md")
+    for block in re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", (REPOSITORY / name).read_text(), re.MULTILINE | re.DOTALL)
+]
+REGISTRIES = (envs.REGISTRY, partners.ACTORS, partners.JUDGES, ESTIMATORS)
+OWN = ("mine", "guess", "last_words", "brevity", "myopic")
 TINY = {
     "rounds": 1, "rollout.episodes": 8, "rollout.slots": 8, "rollout.max_strategy_tokens": 8, "rollout.max_context": 512, "learn.rows": 8,
     "learn.accumulation": 1, "learn.max_length": 512, "learn.length_buckets": (512,), "evaluate.tasks": 2, "mesh.fsdp": 1, "mesh.data": -1,
@@ -36,26 +44,25 @@ TINY = {
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The files of docs/extend.md where a user would put them, and an own model; registries are as before afterwards."""
+    """The files of README and docs/extend.md where a user would put them, and an own model; registries are as before afterwards."""
     for name, text in BLOCKS:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (tmp_path / "envs" / "guess" / "__init__.py").touch()
-    (tmp_path / "envs" / "guess" / "prompts").mkdir()
-    (tmp_path / "envs" / "guess" / "prompts" / "brief.txt").touch()
+    (by_hand,) = re.findall(r"^`(mkdir -p envs/guess.*?)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-euc", by_hand], cwd=tmp_path, check=True)
     shutil.copytree(MINI, tmp_path / "weights" / "mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configs, "__path__", [*configs.__path__, str(tmp_path / "configs")])
     monkeypatch.setattr(envs, "__path__", [*envs.__path__, str(tmp_path / "envs")])
-    for registry in (envs.REGISTRY, partners.ACTORS, partners.JUDGES):
+    for registry in REGISTRIES:
         for name in registry:
             monkeypatch.setitem(registry, name, registry[name])
     for name in ("ALFWORLD_DATA", "WEBSHOP_DATA"):
         monkeypatch.delenv(name, raising=False)
-    before, names = set(sys.modules), [set(registry) for registry in (envs.REGISTRY, partners.ACTORS, partners.JUDGES)]
+    before, names = set(sys.modules), [set(registry) for registry in REGISTRIES]
     yield tmp_path
-    for registry, known in zip((envs.REGISTRY, partners.ACTORS, partners.JUDGES), names, strict=True):
+    for registry, known in zip(REGISTRIES, names, strict=True):
         for name in set(registry) - known:
             del registry[name]
     for name in [name for name in set(sys.modules) - before if name.startswith(("configs.", "envs."))]:
@@ -63,7 +70,7 @@ def project(tmp_path, monkeypatch):
 
 
 def test_blocks_are_short_and_there_is_one_of_each_kind():
-    assert {name for name, _ in BLOCKS} == {f"configs/{name}.py" for name in ("mine", "guess", "last_words", "brevity")} | {"envs/guess/environment.py"}
+    assert {name for name, _ in BLOCKS} == {f"configs/{name}.py" for name in OWN} | {"envs/guess/environment.py"}
     assert all(len(text.splitlines()) < 40 for _, text in BLOCKS)
 
 
@@ -90,10 +97,13 @@ def test_what_one_brings_runs(name, project):
         assert all(turn["observation"] in ("That is it.", "Higher.", "Lower.") for episode in episodes for turn in episode["turns"])
     if name == "last_words":
         assert {episode["actor"] for episode in episodes} == {"last_words"}
+    if name == "myopic":
+        sums = [sum(turn["advantage"] for turn in episode["turns"]) for episode in episodes]
+        assert all(abs(total) < 1e-9 for total in sums) and any(turn["advantage"] for episode in episodes for turn in episode["turns"])
     if name == "brevity":
         assert {episode["judge"] for episode in episodes} == {"brevity"}
         assert all(0 <= turn["process_reward"] <= 1 for episode in episodes for turn in episode["turns"])
-    assert (run / "strategist" / "model.safetensors").is_file() and (run / "page.html").is_file()
+    assert (run / "strategist" / "model.safetensors").is_file() and (run / "page.html").is_file() and (run / "curve.png").is_file()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -102,7 +112,7 @@ def test_links_and_files_are_there(document):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (document.parent / link).exists(), link
     for name in re.findall(r"`((?:epo_jax|envs|configs|tools|tests)/[\w/]+\.(?:py|txt))", text):
-        assert (REPOSITORY / name).exists() or document.name == "extend.md", name
+        assert (REPOSITORY / name).exists() or name in dict(BLOCKS) or name.startswith("envs/guess/"), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -122,8 +132,8 @@ def test_configurations_and_fields_are_there(document):
 
 def test_functions_that_the_method_names_are_where_it_says():
     text = (REPOSITORY / "docs" / "method.md").read_text()
-    found = re.findall(r"`(epo_jax/[\w/]+\.py)`, `([A-Za-z_.]+)`", text)
-    assert len(found) >= 10
+    found = re.findall(r"`((?:epo_jax|envs)/[\w/]+\.py)`, `([A-Za-z_.]+)`", text)
+    assert len(found) >= 20
     for file, names in found:
         name = names.split(".")[0]
         assert re.search(rf"^(?:    )?(?:async )?(?:def|class) {name}\b", (REPOSITORY / file).read_text(), re.MULTILINE), (file, name)
@@ -138,6 +148,14 @@ def test_messages_that_are_explained_are_those_of_the_code():
     pieces = [piece.strip(" .,;:()'") for piece in pieces if len(piece.strip(" .,;:()'")) > 11 and "No module" not in piece]
     assert len(pieces) > 25
     assert [piece for piece in pieces if piece not in code] == []
+
+
+def test_every_warning_of_the_page_is_explained():
+    """Its name in italics or bold in docs/troubleshooting.md."""
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    told = "; ".join(re.findall(r"\*+([^*|]+)\*+", text))
+    names = [name.removeprefix("collapse: ") for name, _, _ in health.RULES] + ["held-out tasks go worse than at first"]
+    assert len(names) > 10 and [name for name in names if name not in told] == []
 
 
 def test_the_forecast_of_the_paper_is_what_the_dry_run_counts(tmp_path, monkeypatch, capsys):

@@ -111,12 +111,24 @@ LINE = (
 )
 
 
-def report_round(title: str, values: Mapping[str, float]) -> None:
+def report_round(round: int, rounds: int, values: Mapping[str, float]) -> None:
     """The end of a round: a table on a terminal, elsewhere (a log file) a line, with each environment's success and reward."""
+    left = time_left(rounds - round, values)
+    title = f"round {round} of {rounds}{f', {left} left' if left else ''}"
     if console.is_terminal:
         console.print(*round_tables(title, values))
     else:
         say(round_line(title, values))
+
+
+def time_left(rounds: int, values: Mapping[str, float]) -> str:
+    """How long so many more rounds take, evaluations not counted, if they take as long as the one with these figures; "" if that says nothing."""
+    seconds = rounds * math.fsum(values.get(f"seconds_{phase}", math.nan) for phase in ("play", "judge", "learn"))
+    if not seconds > 0:
+        return ""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def round_line(title: str, values: Mapping[str, float]) -> str:

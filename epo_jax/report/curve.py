@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from epo_jax.errors import UserError
-from epo_jax.evaluation import MAIN_FIGURES
+from epo_jax.evaluation import main_figure
 
 WIDTH, HEIGHT = 3.4, 2.8  # inches a panel
 DOTS_PER_INCH = 150
@@ -44,8 +44,8 @@ def points(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
     for row in rows:
         if row.get("kind") != "evaluation":
             continue
-        for environment, figure in MAIN_FIGURES.items():
-            values = [row.get(f"{environment}/{figure}{end}") for end in ("", "_low", "_high")]
+        for environment in {name.partition("/")[0] for name in row if "/" in name}:
+            values = [row.get(f"{environment}/{main_figure(environment)}{end}") for end in ("", "_low", "_high")]
             if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
                 found.setdefault(environment, {})[row["step"]] = Point(row["step"], *values)
     return {environment: [by_round[round] for round in sorted(by_round)] for environment, by_round in sorted(found.items())}
@@ -70,7 +70,7 @@ def _panel(axes: Axes, environment: str, curve: list[Point]) -> None:
     if len(curve) == 1:  # a band needs two
         axes.vlines(rounds, curve[0].low, curve[0].high, color="0.6")
         axes.set_xlim(rounds[0] - 0.5, rounds[0] + 0.5)
-    axes.set(title=environment, xlabel="rounds learned", ylabel=LABELS.get(MAIN_FIGURES[environment], MAIN_FIGURES[environment]))
+    axes.set(title=environment, xlabel="rounds learned", ylabel=LABELS.get(main_figure(environment), main_figure(environment)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, loc="best", edgecolor="none")
 

@@ -1,4 +1,4 @@
-"""What is measured of a round, and where it is written: `metrics.jsonl` and TensorBoard events, under the same names."""
+"""What is measured of a round, and where it is written: `metrics.jsonl`, TensorBoard events and Weights & Biases, under the same names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
 from epo_jax.errors import UserError
+from epo_jax.report.wandb_run import WandbRun
 from epo_jax.rollout.exchange import ASKED_AGAIN, UNREAD
 from epo_jax.trajectory import Trajectory, by_environment
 
@@ -92,11 +94,17 @@ def _mean(values: Sequence[float | bool | None]) -> float:
 
 
 class MetricsWriter:
-    """Appends one JSON row a record to `metrics.jsonl`, and the same numbers to TensorBoard if asked for."""
+    """Appends one JSON row a record to `metrics.jsonl`, and the same numbers to TensorBoard and wandb if asked for."""
 
-    def __init__(self, folder: pathlib.Path, *, tensorboard: bool) -> None:
+    @classmethod
+    def of_run(cls, config: ConfigDict, folder: pathlib.Path) -> MetricsWriter:
+        """As the run's configuration asks. Raises `UserError` where wandb is asked for and refuses."""
+        return cls(folder, tensorboard=config.tensorboard, wandb=WandbRun(config, folder) if config.wandb else None)
+
+    def __init__(self, folder: pathlib.Path, *, tensorboard: bool, wandb: WandbRun | None = None) -> None:
         self.path = folder / "metrics.jsonl"
         self._cut_torn_line()
+        self._wandb = wandb
         self._events: EventsWriter | None = None
         if tensorboard:
             (folder / "tensorboard").mkdir(exist_ok=True)
@@ -121,6 +129,8 @@ class MetricsWriter:
                 self._events.flush()
         except OSError as error:
             raise UserError(f"cannot write metrics in {self.path.parent}: {error.strerror or error}; make room, the same command continues.") from error
+        if self._wandb is not None:
+            self._wandb.write(kind, step, values)
 
     def _cut_torn_line(self) -> None:
         """What a killed process left of a line must not spoil the next one."""
@@ -130,3 +140,5 @@ class MetricsWriter:
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
+        if self._wandb is not None:
+            self._wandb.close()

@@ -30,8 +30,10 @@ from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows, rows_split_over
 from epo_jax.model import hf_weights
+from epo_jax.report import wandb_run
 from epo_jax.report.console import bar, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
+from epo_jax.report.page.run_page import RunPage
 from epo_jax.reward import credit
 from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.acting import ActingPolicy
@@ -54,10 +56,11 @@ class StepAgentRun:
         self.config, self.stop = config, stop
         if exchange.count() > 1:
             raise UserError("learn_from stepagent is made for one process: start it on one host, with --config.distributed.coordinator=none.")
-        _, self.task_sets, _ = all_or_what_is_missing(
+        _, self.task_sets, *_ = all_or_what_is_missing(
             lambda: strategists.find(config.model.source),
             lambda: tasks.load(config),
             lambda: partners.check_actor(config),
+            lambda: wandb_run.check(config),
         )
         self.mesh = strategists.make_run_mesh(config)
         check(config)
@@ -69,7 +72,8 @@ class StepAgentRun:
         self._recorded = self._read_recorded()
         self.folder = RunFolder.open(config)
         self.strategist.tokenizer.save(self.folder.tokenizer)
-        self.metrics = MetricsWriter(self.folder.path, tensorboard=config.tensorboard)
+        self.metrics = MetricsWriter.of_run(config, self.folder.path)
+        self.page = RunPage(self.folder.path)
         of_pairs, settings = None, config.stepagent
         if settings.reflection == "implicit":
             of_pairs = functools.partial(implicit.preference_loss, beta=settings.beta, clone_weight=settings.clone_weight)
@@ -203,7 +207,11 @@ class StepAgentRun:
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
         self.engine.shutdown()
-        say(f"done: the agent is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}")
+        self.page.write_or_say_why_not()
+        say(
+            f"done: the agent is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}; "
+            f"{self.page.path} shows them"
+        )
 
     # --- their parts ----------------------------------------------------------------------------------------------
 
@@ -324,6 +332,7 @@ class StepAgentRun:
         }  # fmt: skip
         told = ", ".join(pattern.format(values[name]) for name, pattern in names.items() if name in values and not math.isnan(values[name]))
         say(f"cycle {cycle} of {self.config.rounds}: {told}")
+        self.page.write_or_say_why_not()
 
 
 def check(config: ConfigDict) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import configs.alfshop
 from epo_jax.model.tokenizer import Tokenizer
 from epo_jax.run_folder import flatten
+from epo_jax.stepagent.inspection import as_trajectory, pairs_of
 from epo_jax.trajectory import Trajectory, Turn, write_jsonl
 
 MINI = pathlib.Path(__file__).resolve().parents[2] / "epo_jax" / "model" / "mini"
@@ -135,6 +136,7 @@ def make_hostile_run(folder: pathlib.Path) -> pathlib.Path:
                     "index": index,
                     "task_type": text[:80],
                     "judge": {"reasoning": text, "reasons": [text, text], "grades": [text, text]},
+                    "inspected": [{"tokens": [], "logprobs": [], "text": text}] * 2,
                     "partner": {"strategist": text[:80], "weights": text[:80], "actor": text[:80]},
                 },
             )  # fmt: skip
@@ -144,6 +146,31 @@ def make_hostile_run(folder: pathlib.Path) -> pathlib.Path:
         for text in HOSTILE:
             start = {"time": text, "command": f"train.py --config={text}", "seed": text, "python": text, "versions": {text: text}, "devices": [text]}
             file.write(json.dumps(start) + "\n")
+    return folder
+
+
+def make_stepagent_run(folder: pathlib.Path, *, reflect_on: str = "inspection") -> pathlib.Path:
+    """One cycle on two inspected episodes of an expert, the first with a policy that says at its second state what the expert says."""
+    make_run(folder, rounds=1, learn_from="stepagent", **{"stepagent.reflect_on": reflect_on})
+    tokenizer, number = Tokenizer.load(MINI), random.Random(5)
+    experts = []
+    for seed in range(2):
+        expert = episode(tokenizer, seed, learned=False, turns=3, task_id=f"train/{seed}", actor="expert", judge=None, weights_version="step-0")
+        for one in expert.turns:
+            one.logprobs, one.advantage = [], 1.0  # as a demonstration has it
+        words = ["Thought: open the fridge", expert.turns[1].strategy]  # the context ended before the third
+        tokens = [[*tokenizer.encode(text), min(tokenizer.stop_ids)] for text in words]
+        expert.extra["inspected"] = [
+            {"tokens": ids, "logprobs": [-round(number.random(), 2) for _ in ids], "text": text} for ids, text in zip(tokens, words, strict=True)
+        ]
+        experts.append(expert)
+    (folder / "inspections").mkdir()
+    write_jsonl(folder / "inspections" / "cycle_000.jsonl", experts)
+    states = [as_trajectory(pair) for pair in pairs_of(experts, 1024)]
+    for place, state in enumerate(states):
+        state.judge = "discriminator"  # as stepagent.inverse says
+        state.turns[0].process_reward, state.turns[0].advantage = 0.5, place - 1.5
+    write_jsonl(folder / "trajectories" / "round_000.jsonl", states)
     return folder
 
 

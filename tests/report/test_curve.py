@@ -35,6 +35,11 @@ def test_the_later_of_two_evaluations_of_a_round_counts_and_one_without_a_figure
     }
 
 
+def test_an_environment_of_one_s_own_is_judged_by_its_reward() -> None:
+    values = {"guess__success": 0.25, "guess__reward": 0.5, "guess__reward_low": 0.25, "guess__reward_high": 0.75}
+    assert curve.points([evaluation(3, **values)]) == {"guess": [Point(3, 0.5, 0.25, 0.75)]}
+
+
 def test_each_environment_has_a_panel_with_its_means_its_band_and_its_best() -> None:
     goals = [Point(0, 3.0, 2.5, 3.5), Point(1, 5.0, 4.0, 6.0), Point(2, 4.0, 3.0, 4.5)]
     figure = curve.draw({"sotopia": goals, "webshop": [Point(0, 0.5, 0.4, 0.6)]})

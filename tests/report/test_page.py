@@ -26,7 +26,7 @@ from epo_jax.report.page.run_page import RunPage
 from epo_jax.report.page.token_texts import TokenTexts
 from epo_jax.trajectory import Trajectory, Turn, read_jsonl, write_jsonl
 from tests.model.real_tokenizers import sentencepiece_folder, smollm2_folder
-from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run
+from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run, make_stepagent_run
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +152,49 @@ def test_metrics_count_the_later_row_and_leave_the_torn_one_out(tmp_path: pathli
         Metrics.read(path)
 
 
+def test_speed_by_step_is_known_where_nothing_came_between(tmp_path: pathlib.Path) -> None:
+    """Neither over the play between two rounds nor over a pause between two starts."""
+    path = tmp_path / "metrics.jsonl"
+    times = [("step", 1, 10.0), ("step", 2, 12.0), ("step", 3, 13.0), ("round", 1, 13.5), ("step", 4, 30.0), ("step", 5, 34.0), ("step", 6, 99.0)]
+    rows = [{"kind": kind, "step": step, "time": 1795219200 + when, "read_tokens": 100.0} for kind, step, when in times]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    starts = [{"time": "2026-11-21T00:00:00+0000"}, {"time": "2026-11-21T00:01:30+0000"}]
+    axis = curves(Metrics.read(path), [], starts)["step"]
+    assert axis["resumes"] == [5.5]
+    (chart,) = axis["charts"]
+    assert (chart["title"], chart["lines"][0]["points"]) == ("Tokens a second, learning", [[2, 50.0], [3, 100.0], [5, 25.0]])
+
+
 def test_long_lines_are_thinned_by_means() -> None:
     rows = {step: {"loss": float(step % 3)} for step in range(1, 6001)}
     (chart,) = curves(Metrics({"step": rows}, []), [], [])["step"]["charts"]
     assert chart["lines"][0]["points"] == [[step, 1.0] for step in range(3, 6001, 3)]
+
+
+def test_what_a_policy_would_have_done_in_the_place_of_an_expert(tmp_path: pathlib.Path) -> None:
+    data, *blocks = blocks_of(RunPage(make_stepagent_run(tmp_path / "run")).html())
+    files = data["episodes"]["files"]
+    assert [(file["phase"], file["round"], len(file["rows"])) for file in files] == [
+        ("evaluation", 0, 8), ("inspection", 1, 2), ("states", 1, 4), ("evaluation", 1, 8)
+    ]  # fmt: skip
+    first = blocks[1][0]
+    assert [turn.get("instead", {}).get("same") for turn in first["turns"]] == [0, 1, None]
+    assert len(first["turns"][0]["instead"]["said"]) == len(first["turns"][0]["instead"]["logprobs"])
+    assert all(set(turn) <= {"said", "action", "seen", "instead"} for turn in first["turns"])  # its advantage of 1 is a demonstration's
+    success, reward = COLUMNS.index("success"), COLUMNS.index("reward")
+    assert all(row[success] is None and row[reward] is None for row in files[2]["rows"])  # nobody played them on
+    assert [block["turns"][0]["advantage"] for block in blocks[2]] == [-1.5, -0.5, 0.5, 1.5]
+    success = [chart for chart in data["curves"]["round"]["charts"] if chart["title"].endswith("success")]
+    assert success and all(line["held_out"] for chart in success for line in chart["lines"])
+    played = blocks_of(RunPage(make_stepagent_run(tmp_path / "played", reflect_on="episodes")).html())[0]["episodes"]["files"]
+    assert [file["phase"] for file in played] == ["evaluation", "inspection", "round", "evaluation"]
+
+
+@pytest.mark.parametrize("inspected", [3, [3], [{"tokens": [1], "logprobs": [0.0]}], [{"tokens": ["x"], "logprobs": [], "text": ""}]])
+def test_inspections_that_are_none_are_told(inspected: object, tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    write_jsonl(tmp_path / "cycle_000.jsonl", [episode(tokenizer, 1, extra={"inspected": inspected})])
+    with pytest.raises(UserError, match="line 1 of .* holds a text that is no text"):
+        episodes.read(tmp_path / "cycle_000.jsonl", "inspection", 1, TokenTexts(tokenizer), None)
 
 
 def test_a_turn_beyond_the_longest_length_is_told(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
@@ -182,6 +221,7 @@ def test_of_too_much_the_page_keeps_some_of_every_round() -> None:
 WELL = {
     "entropy": 0.3, "repeated_token_share": 0.02, "strategy_tokens": 9.0, "strategies_cut_off": 0.0, "judge_agreement": 0.9,
     "advantage_nonzero_share": 0.9, "episodes": 100, "masked": 1, "logprob_gap": 1e-6, "loss": -0.1, "grad_norm": 0.3, "ended_by_context": 0.0,
+    "kl": 0.01,
 }  # fmt: skip
 
 
@@ -202,6 +242,7 @@ def test_nothing_is_said_of_a_run_that_is_well() -> None:
         ("few advantages are not zero", {"advantage_nonzero_share": 0.05}),
         ("many episodes are masked", {"masked": 20}),
         ("sampler and learner disagree", {"logprob_gap": 0.2}),
+        ("the learner runs away from what sampled", {"kl": 0.32}),
         ("loss or gradient is not a number", {"grad_norm": None}),
         ("episodes end by a full context", {"ended_by_context": 0.4}),
     ],
@@ -211,9 +252,27 @@ def test_each_rule_speaks_of_its_own_fault_alone(name: str, broken: dict) -> Non
     assert (warning["name"], warning["rounds"]) == (name, [3]) and warning["what"] and warning["do"]
 
 
+def test_held_out_tasks_that_go_worse_are_told_and_noise_is_not(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+
+    def evaluated(won: int) -> list[Trajectory]:
+        outcomes = [float(task < won) for task in range(40)]
+        return [
+            episode(tokenizer, task, learned=False, environment="alfworld", task_id=f"eval/{task}", outcome=outcome, success=outcome == 1.0)
+            for task, outcome in enumerate(outcomes)
+        ]
+
+    write_jsonl(folder / "evaluation" / "round_000.jsonl", evaluated(30))
+    for won, told in ((29, []), (31, []), (10, ["held-out tasks go worse than at first (alfworld: success)"])):
+        write_jsonl(folder / "evaluation" / "round_002.jsonl", evaluated(won))
+        warnings = blocks_of(RunPage(folder).html())[0]["health"]["warnings"]
+        assert [each["name"] for each in warnings] == told
+    assert warnings[0]["rounds"] == [2] and warnings[0]["what"].startswith("\u221250.0 points [\u22126")
+
+
 def test_compilations_are_counted_anew_by_a_resumed_run() -> None:
     found = health(
-        {number: {"compilations": count, "prefill_share": 0.25} for number, count in enumerate((20.0, 22.0, 22.0, 18.0), start=1)}, [], []
+        {number: {"compilations": count, "prefill_share": 0.25} for number, count in enumerate((20.0, 22.0, 22.0, 18.0), start=1)}, [], [], []
     )["rounds"]
     assert [heading for heading, _ in found["columns"]] == ["prompt kept in KV cache", "compilations"]
     assert [row[1:] for row in found["rows"]] == [[0.75, 20.0], [0.75, 2.0], [0.75, 0.0], [0.75, 18.0]]

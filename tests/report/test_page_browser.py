@@ -14,7 +14,7 @@ from epo_jax.model.tokenizer import Tokenizer
 from epo_jax.report.page.run_page import RunPage
 from epo_jax.trajectory import Trajectory, read_jsonl, write_jsonl
 from tests.report.conftest import Browser
-from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run
+from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run, make_stepagent_run
 
 VIEWS = ("overview", "episodes", "evaluation", "health", "provenance")
 CHOSEN = ".row[aria-selected=true] .task"
@@ -217,6 +217,49 @@ def test_judge_picks_reasons_and_masks(browser: Browser, tmp_path: pathlib.Path)
     assert browser.texts(".alert .said") == ["judge openai: 429 too many requests"]
     browser.open(f"{page}#health")
     assert browser.texts("td")[:2] == ["1", "judge openai: 429 too many requests"]
+
+
+@pytest.mark.parametrize("normalisation", ["trajectory", "token"])
+def test_weights_are_those_of_the_learner_in_every_normalisation(browser: Browser, tmp_path: pathlib.Path, normalisation: str) -> None:
+    """And of every token apart, where the estimator tells them apart. By `token` the page leaves out the step's own factor."""
+    folder, tokenizer = make_run(tmp_path / "run", rounds=1, **{"learn.normalisation": normalisation}), Tokenizer.load(MINI)
+    told = episode(tokenizer, 3, turns=3)
+    told.turns[1].token_advantages = [0.1 * (place + 1) for place in range(len(told.turns[1].tokens))]
+    write_jsonl(folder / "trajectories" / "round_000.jsonl", [told])
+    (batch,), _ = pad([told], length_buckets=[1024], rows=1, max_length=1024, pad_id=0, normalisation=normalisation)
+    weights = batch.loss_weights[batch.turn_ids > 0]
+    if normalisation == "token":
+        weights = weights * len(weights)
+    browser.open(f"{RunPage(folder).write().as_uri()}#episodes?open=1.0")
+    browser.until("document.querySelector('.token') !== null")
+    browser.run("document.querySelector('input[value=numbers]').click()")
+    shown = browser.texts(".numbered small")
+    assert [float(text.replace("−", "-")) for text in shown[1::2]] == pytest.approx(weights.tolist(), rel=0.06)
+    logprobs = [value for turn in told.turns for value in turn.logprobs]
+    assert [float(text.replace("−", "-")) for text in shown[::2]] == pytest.approx(logprobs, abs=0.006)
+    assert browser.complaints() == []
+
+
+def test_an_expert_s_episode_with_what_the_policy_would_have_said(browser: Browser, tmp_path: pathlib.Path) -> None:
+    folder = make_stepagent_run(tmp_path / "run")
+    (expert, _) = read_jsonl(folder / "inspections" / "cycle_000.jsonl")
+    page = RunPage(folder).write().as_uri()
+    browser.open(f"{page}#episodes?open=1.0")
+    browser.until("document.querySelector('.episode') !== null")
+    assert browser.texts(".turn:first-child .speaker") == ["Expert", "Policy", "Action", "Environment"]
+    assert browser.texts(".instead .chip") == ["≠ says something else", "= says the same"]
+    assert [text.removesuffix("<|end|>") for text in browser.texts(".instead .tokens")] == [each["text"] for each in expert.extra["inspected"]]
+    browser.choose("Round", "states")
+    wait_for_count(browser, 4, 22)
+    assert browser.texts(".row .reward") == ["–"] * 4
+    browser.choose("Result", "failure")
+    wait_for_count(browser, 0, 22)
+    browser.open(f"{page}#episodes?open=2.3")
+    browser.until("document.querySelector('.episode') !== null")
+    assert browser.texts(".turn .speaker") == ["Policy"] and browser.texts(".turn .advantage dd") == ["+1.500"]
+    assert browser.texts(".turn .process dd") == ["+0.500"] and browser.texts(".star") == browser.texts(".episode .button") == []
+    assert browser.texts(".turn .token.special") == ["<|end|>"]
+    assert browser.complaints() == []
 
 
 def test_self_play_says_who_met_whom(browser: Browser, tmp_path: pathlib.Path) -> None:

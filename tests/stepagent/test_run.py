@@ -98,6 +98,7 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
     played = read_jsonl(run.folder.evaluation(2))
     assert len(played) == 2 and {one.actor for one in played} == {"policy"}
     assert (folder / "strategist" / "config.json").is_file()
+    assert (folder / "page.html").read_text().count('class="block"') == 1 + 2 + 2  # the index, two evaluations, two cycles' inspections
 
 
 @pytest.mark.slow

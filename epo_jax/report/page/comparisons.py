@@ -14,7 +14,8 @@ from epo_jax.evaluation import estimate, paired_difference, paired_test
 from epo_jax.report.page.episodes import EpisodesFile
 
 Table = dict[str, Any]  # {"title", "rows": [row, ...]}
-# A row: label, n, mean, low, high; against the table's first row: difference, difference_low, difference_high, p, test; `shares`: told in per cent.
+# A row: label, n, mean, low, high; of a run's own evaluations `round`, the number of rounds done; `shares`: told in per cent. Against the table's
+# first row: difference, difference_low, difference_high, p, test.
 Row = dict[str, Any]
 
 
@@ -29,7 +30,7 @@ def of_run(files: Sequence[EpisodesFile]) -> list[Table]:
         ):
             continue  # the reward is success itself
         first = next(iter(rounds.values()))
-        rows = [_row(_label(done), figure, values, None if values is first else first) for done, values in rounds.items()]
+        rows = [_row(_label(done), figure, values, None if values is first else first) | {"round": done} for done, values in rounds.items()]
         tables.append({"title": f"{environment}: {results.LABELS[figure]}", "rows": rows})
     return tables
 

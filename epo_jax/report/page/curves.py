@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import datetime
+import itertools
 import json
 import math
 import pathlib
@@ -18,6 +19,10 @@ from epo_jax.report.page.episodes import EpisodesFile
 # title, figures and what each line is called (one figure: a line for every environment that has it), how numbers read.
 ROUND_CHARTS: tuple[tuple[str, Mapping[str, str] | str, str], ...] = (
     ("Process reward a turn", "process_reward", "number"),
+    ("Policy says what the expert does", {"agreement": ""}, "percent"),
+    ("Reward of a step, by the discriminator", {"step_reward": ""}, "number"),
+    ("Discriminator is right", {"discriminator_right_on_expert": "of the expert's", "discriminator_right_on_policy": "of the policy's"}, "percent"),
+    ("Variance explained by the critic", {"critic_explained": ""}, "number"),
     ("Judge agrees with the outcome", "judge_agreement", "percent"),
     ("Turns an episode", "turns", "number"),
     ("Strategy length, tokens", "strategy_tokens", "number"),
@@ -30,7 +35,7 @@ ROUND_CHARTS: tuple[tuple[str, Mapping[str, str] | str, str], ...] = (
     ("Actions that name nothing possible", "illegal_action_share", "percent"),
     ("Actions that could not be read", "unread_action_share", "percent"),
     ("Tokens a second", {"play_tokens_per_second": "played", "learn_tokens_per_second": "learned"}, "count"),
-    ("Seconds", {"seconds_play": "play", "seconds_judge": "judge", "seconds_learn": "learn"}, "count"),
+    ("Seconds", {"seconds_play": "play", "seconds_inspect": "inspect", "seconds_judge": "judge", "seconds_learn": "learn"}, "count"),
     ("Answered from the cache", {"api_actor_cached_share": "actor", "api_judge_cached_share": "judge"}, "percent"),
     ("Cost so far", {"api_spent_money": ""}, "number"),
 )
@@ -40,6 +45,7 @@ STEP_CHARTS: tuple[tuple[str, str, str], ...] = (
     ("Entropy, nats a token", "entropy", "number"),
     ("Log-probability of a sampled token", "logprob", "number"),
     ("KL, learner from sampler, nats", "kl", "number"),
+    ("KL, learner from its reference, nats", "reference_kl", "number"),
     ("99th percentile of the probability ratio", "ratio_p99", "number"),
     ("Sampler–learner log-probability gap", "logprob_gap", "tiny"),
 )
@@ -95,13 +101,14 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def curves(metrics: Metrics, files: Sequence[EpisodesFile], starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """{"round": axis, "step": axis, "warm_start": axis}, where an axis is {"charts", "resumes"}; axes without anything to draw are left out."""
     rounds = metrics.rounds(files)
+    kinds = {"round": ("round", "pass"), "step": ("step",), "warm_start": ("warm_start",)}
+    resumes = {axis: _resumes(metrics, kinds[axis], starts) for axis in kinds}
     found = {
         "round": [*_outcome_charts(rounds, files), *_round_charts(rounds)],
-        "step": _step_charts(metrics.rows.get("step", {})),
+        "step": [*_step_charts(metrics.rows.get("step", {})), *_speed_chart(metrics, resumes["step"])],
         "warm_start": _step_charts(metrics.rows.get("warm_start", {})),
     }
-    kinds = {"round": ("round", "pass"), "step": ("step",), "warm_start": ("warm_start",)}
-    return {axis: {"charts": charts, "resumes": _resumes(metrics, kinds[axis], starts)} for axis, charts in found.items() if charts}
+    return {axis: {"charts": charts, "resumes": resumes[axis]} for axis, charts in found.items() if charts}
 
 
 def environments_of(rounds: Mapping[int, Mapping[str, Any]], files: Sequence[EpisodesFile]) -> list[str]:
@@ -152,6 +159,19 @@ def _step_charts(steps: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]
         if points := _points(steps, figure):
             charts.append({"title": title, "format": form, "lines": [{"label": "", "points": _thinned(points)}]})
     return charts
+
+
+def _speed_chart(metrics: Metrics, resumes: Sequence[float]) -> list[dict[str, Any]]:
+    """Tokens that a step read, over the time since the step before it: known where nothing else came between the two."""
+    points: dict[int, float] = {}
+    for (before, kind_before, step_before), (when, kind, step) in itertools.pairwise(metrics.times):
+        follows = kind == kind_before == "step" and step == step_before + 1 and when > before and step - 0.5 not in resumes
+        if follows and is_number(tokens := metrics.rows["step"][step].get("read_tokens")):
+            points[step] = tokens / (when - before)
+    if not points:
+        return []
+    lines = [{"label": "", "points": _thinned([[step, points[step]] for step in sorted(points)])}]
+    return [{"title": "Tokens a second, learning", "format": "count", "lines": lines}]
 
 
 def _points(rows: Mapping[int, Mapping[str, Any]], figure: str) -> list[list[float]]:

@@ -22,6 +22,9 @@ from epo_jax.report.page.token_texts import TokenTexts
 from epo_jax.trajectory import Trajectory, Turn, by_environment, read_jsonl
 from epo_jax.untrusted import CUT
 
+# evaluation: held-out tasks; round: what is learned from; inspection: an expert's episodes, and what the policy would have done in them (StepAgent);
+# states: of those the policy's actions alone, rewarded and learned from, which nobody played to an end.
+PHASES = ("evaluation", "inspection", "states", "round")
 BLOCK = 64  # episodes
 LONGEST_TEXT = 20_000  # characters of one message that the page holds
 # What the list shows, sorts and filters by; `partner` is [strategist, weights, actor] of the other seat, or None.
@@ -33,7 +36,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class EpisodesFile:
-    """name: relative to the run's folder; phase: "round" (then `round` counts from 1) or "evaluation" (then `round` is the number of rounds done).
+    """name: relative to the run's folder; phase: one of PHASES; round: counted from 1, of an evaluation the number of rounds done before it.
 
     rows: one list a episode, as COLUMNS says; blocks: compressed JSON lists of BLOCK conversations each; figures: `describe_each`; values:
     (environment, figure) → task → value, of an evaluation; masked: reason → episodes.
@@ -54,7 +57,7 @@ def read(path: pathlib.Path, phase: str, round: int, token_texts: TokenTexts | N
     trajectories = read_jsonl(path)
     for number, trajectory in enumerate(trajectories, start=1):
         _check(trajectory, f"line {number} of {path}")
-    conversations = [_conversation(trajectory, token_texts, max_length) for trajectory in trajectories]
+    conversations = [_conversation(trajectory, phase, token_texts, max_length) for trajectory in trajectories]
     values: dict[tuple[str, str], dict[str, float]] = {}
     if phase == "evaluation":
         for environment in by_environment(trajectories):
@@ -63,7 +66,7 @@ def read(path: pathlib.Path, phase: str, round: int, token_texts: TokenTexts | N
         name=f"{path.parent.name}/{path.name}",
         phase=phase,
         round=round,
-        rows=[_row(trajectory) for trajectory in trajectories],
+        rows=[_row(trajectory, played=phase != "states") for trajectory in trajectories],
         blocks=[compressed(conversations[start : start + BLOCK]) for start in range(0, len(conversations), BLOCK)],
         figures=describe_each(trajectories),
         values={key: found for key, found in values.items() if found},
@@ -76,15 +79,15 @@ def compressed(value: Any) -> bytes:
     return zlib.compress(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), 9)
 
 
-def _row(trajectory: Trajectory) -> list[Any]:
+def _row(trajectory: Trajectory, *, played: bool) -> list[Any]:
     partner = trajectory.extra.get("partner")
     return [
         trajectory.task_id,
         trajectory.environment,
         _text(trajectory.extra.get("task_type")),
         trajectory.seat,
-        int(trajectory.success),
-        _number(trajectory.outcome),
+        int(trajectory.success) if played else None,
+        _number(trajectory.outcome) if played else None,
         len(trajectory.turns),
         trajectory.end,
         _why(trajectory.masked) if trajectory.masked is not None else None,
@@ -97,11 +100,17 @@ def _row(trajectory: Trajectory) -> list[Any]:
     ]
 
 
-def _conversation(trajectory: Trajectory, token_texts: TokenTexts | None, max_length: int | None) -> dict[str, Any]:
-    """first: the observation that opens it; turns: see `_turn`; judge: what it wrote; fits: turns that are learned from, if not all; why:
-    the full reason of a mask; scenario, ended_by, scores: of an episode of two seats.
+def _conversation(trajectory: Trajectory, phase: str, token_texts: TokenTexts | None, max_length: int | None) -> dict[str, Any]:
+    """first: the observation that opens it; turns: see `_turn`, and where an expert's episode was inspected, `instead`: what the policy would have
+    said there, and whether that is the `same`; judge: what it wrote; fits: turns that are learned from, if not all; why: the full reason of a mask;
+    scenario, ended_by, scores: of an episode of two seats.
     """
-    found: dict[str, Any] = {"first": _text(trajectory.first_observation), "turns": [_turn(turn, token_texts) for turn in trajectory.turns]}
+    turns = [_turn(turn, token_texts, of_an_expert=phase == "inspection") for turn in trajectory.turns]
+    found: dict[str, Any] = {"first": _text(trajectory.first_observation), "turns": turns}
+    inspected = trajectory.extra.get("inspected", [])
+    for turn, shown, instead in zip(trajectory.turns, turns, inspected, strict=False):  # the context may have ended it early
+        same = " ".join(turn.strategy.split()) == " ".join(instead["text"].split())  # as stepagent.inspection compares
+        shown["instead"] = _said(instead["tokens"], instead["logprobs"], instead["text"], token_texts) | {"same": int(same)}
     if trajectory.masked is not None:
         found["why"] = _text(trajectory.masked)
     for name in ("scenario", "ended_by"):
@@ -120,20 +129,28 @@ def _conversation(trajectory: Trajectory, token_texts: TokenTexts | None, max_le
     return found
 
 
-def _turn(turn: Turn, token_texts: TokenTexts | None) -> dict[str, Any]:
-    """action, seen (the observation that followed), reward, progress, process (the judge's reward), advantage; cut: the strategy met its limit.
-
-    said: token ids, or texts of tokens, or else the strategy as one text; logprobs: in hundredths of a nat, the sign left out.
-    """
-    pieces = token_texts.pieces(turn.tokens, turn.strategy) if token_texts is not None and turn.tokens else None
-    said: Any = _text(turn.strategy) if pieces is None else pieces
-    found: dict[str, Any] = {"said": said, "action": _text(turn.action), "seen": _text(turn.observation)}
-    if turn.logprobs:
-        found["logprobs"] = [-round(100 * value) for value in turn.logprobs]
+def _turn(turn: Turn, token_texts: TokenTexts | None, *, of_an_expert: bool) -> dict[str, Any]:
+    """`_said`, action, seen (the observation that followed), reward, progress, process (the judge's reward), advantage; cut: the strategy met its
+    limit; advantages: one a token, where the estimator tells them apart. An expert's turn has no numbers: it is not learned from as it is."""
+    found = _said(turn.tokens, turn.logprobs, turn.strategy, token_texts)
+    found |= {"action": _text(turn.action), "seen": _text(turn.observation)}
+    if of_an_expert:
+        return found
+    if turn.token_advantages:
+        found["advantages"] = [_number(value) for value in turn.token_advantages]
     numbers = {"reward": turn.reward, "progress": turn.progress, "process": turn.process_reward, "advantage": turn.advantage}
     found |= {name: _number(value) for name, value in numbers.items() if value is not None}
     if turn.stop_reason == "length":
         found["cut"] = 1
+    return found
+
+
+def _said(tokens: Sequence[int], logprobs: Sequence[float], text: str, token_texts: TokenTexts | None) -> dict[str, Any]:
+    """said: token ids, or texts of tokens, or else one text; logprobs: in hundredths of a nat, the sign left out."""
+    pieces = token_texts.pieces(tokens, text) if token_texts is not None and tokens else None
+    found: dict[str, Any] = {"said": _text(text) if pieces is None else pieces}
+    if logprobs:
+        found["logprobs"] = [-round(100 * value) for value in logprobs]
     return found
 
 
@@ -168,9 +185,16 @@ def _check(trajectory: Trajectory, where: str) -> None:
     numbers = [trajectory.outcome, trajectory.temperature]
     for turn in trajectory.turns:
         texts += (turn.strategy, turn.action, turn.observation)
-        numbers += [turn.reward, *(value for value in (turn.progress, turn.process_reward, turn.advantage) if value is not None), *turn.logprobs]
+        numbers += [turn.reward, *(value for value in (turn.progress, turn.process_reward, turn.advantage) if value is not None)]
+        numbers += [*turn.logprobs, *turn.token_advantages]
+    try:
+        for instead in trajectory.extra.get("inspected", []):
+            texts += (instead["text"],)
+            numbers += [*instead["tokens"], *instead["logprobs"]]
+    except (AttributeError, KeyError, TypeError):
+        texts += (None,)
     sound = all(isinstance(text, str) for text in texts) and all(isinstance(value, (int, float)) and abs(value) < float("inf") for value in numbers)
-    if not sound or not isinstance(trajectory.extra, dict) or not isinstance(trajectory.masked, str | None):
+    if not sound or not isinstance(trajectory.masked, str | None):
         raise UserError(f"{where} holds a text that is no text, or a number that is no number: remove the line or write the file again.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from epo_jax.report.page.comparisons import Table
 from epo_jax.report.page.curves import is_number
 from epo_jax.report.page.episodes import EpisodesFile
 
@@ -19,6 +20,7 @@ MASKED = 0.05  # share of episodes
 GAP = 0.05  # nats
 FEW_ADVANTAGES = 0.1  # share of turns
 FULL_CONTEXT = 0.2  # share of episodes
+FAR = 0.2  # nats a token between the learner and what sampled, over a round's steps; well-behaved runs stay below 0.01
 
 Figures = Mapping[str, Any]
 Warning = dict[str, Any]  # {"name", "rounds", "what", "do"}
@@ -27,17 +29,38 @@ Warning = dict[str, Any]  # {"name", "rounds", "what", "do"}
 def warnings(rounds: Mapping[int, Figures]) -> list[Warning]:
     """One for each rule that any round breaks: the rounds, what was seen in the last of them, and what usually helps."""
     found = []
-    for name, broken, do in _RULES:
+    for name, broken, do in RULES:
         hits = {number: what for number, row in rounds.items() if (what := broken(row, rounds)) is not None}
         if hits:
             found.append({"name": name, "rounds": list(hits), "what": hits[max(hits)], "do": do})
     return found
 
 
-def health(rounds: Mapping[int, Figures], files: Sequence[EpisodesFile], unreadable: Sequence[str]) -> dict[str, Any]:
+def held_out_falls(evaluations: Sequence[Table]) -> list[Warning]:
+    """One for each figure of held-out tasks (`comparisons.of_run`) whose paired difference to the first evaluation has an interval below zero."""
+    found = []
+    for table in evaluations:
+        worse = [row for row in table["rows"] if row.get("difference_high", 0.0) < 0.0]
+        if worse:
+            last, scale, unit = worse[-1], *((100, " points") if worse[-1]["shares"] else (1, ""))
+            what = f"{scale * last['difference']:+.1f}{unit} [{scale * last['difference_low']:+.1f}, {scale * last['difference_high']:+.1f}]"
+            found.append(
+                {
+                    "name": f"held-out tasks go worse than at first ({table['title']})",
+                    "rounds": [row["round"] for row in worse],
+                    "what": f"{what}, paired by task".replace("-", "\u2212"),
+                    "do": "Read one side by side, before and after; go back to the best round (checkpoint.keep_best); lower learn.learning_rate.",
+                }
+            )
+    return found
+
+
+def health(
+    rounds: Mapping[int, Figures], files: Sequence[EpisodesFile], evaluations: Sequence[Table], unreadable: Sequence[str]
+) -> dict[str, Any]:
     """{"warnings", "masked": [[file, episodes, reason], …], "rounds": {"columns", "rows"}, "unreadable": sentences}."""
     return {
-        "warnings": warnings(rounds),
+        "warnings": [*warnings(rounds), *held_out_falls(evaluations)],
         "masked": [[file.name, count, reason] for file in files for reason, count in file.masked.items()],
         "rounds": _work_table(rounds),
         "unreadable": list(unreadable),
@@ -141,6 +164,11 @@ def _gap(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
     return f"{gap:.3f} nats between sampler and learner before any step" if is_number(gap) and gap > GAP else None
 
 
+def _runs_away(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
+    kl = row.get("kl")
+    return f"{kl:.2f} nats a token between the learner and what sampled, over the round's steps" if is_number(kl) and kl > FAR else None
+
+
 def _not_finite(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
     bad = [name for name in ("loss", "grad_norm") if name in row and not is_number(row[name])]
     return f"{' and '.join(bad)} not finite" if bad else None
@@ -151,12 +179,17 @@ def _context(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
     return f"{share:.0%} of the episodes ended by a full context" if is_number(share) and share > FULL_CONTEXT else None
 
 
-_RULES = (
+RULES = (
     ("loss or gradient is not a number", _not_finite, "Go back to the checkpoint before; lower learn.learning_rate, or learn.clip_norm."),
     (
         "collapse: entropy falls",
         _entropy_fell,
         "Lower learn.learning_rate; set learn.entropy_weight or learn.kl_weight; clip with learn.clip_low and learn.clip_high.",
+    ),
+    (
+        "the learner runs away from what sampled",
+        _runs_away,
+        "What it learns from is no longer its own: lower learn.learning_rate or learn.epochs; set learn.kl_weight; clip (learn.clip_low, clip_high).",
     ),
     ("collapse: strategies repeat themselves", _repeats, "Go back to an earlier checkpoint; lower learn.learning_rate; set learn.kl_weight."),
     ("strategies grow long", _longer, "Look at what the judge picks; lower rollout.max_strategy_tokens; set learn.kl_weight."),

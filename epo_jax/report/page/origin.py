@@ -115,7 +115,7 @@ def _lineage(folder: pathlib.Path, config: Mapping[str, Any], metrics: Metrics, 
     found = [["begins with", str(config.get("model.source", "?")), ""]]
     if warm := metrics.rows.get("warm_start"):
         found.append(["warm start", f"{max(warm)} optimizer steps", "cloned demonstrations"])
-    for file in sorted(files, key=lambda file: (file.round - (file.phase == "round"), file.phase != "evaluation")):
+    for file in files:
         versions = ", ".join(sorted({str(row[weights]) for row in file.rows}))
         found.append([_when(file), versions, f"played {file.name}"])
     for path in sorted((folder / "checkpoints").glob("step_*/checkpoint.json")):
@@ -128,9 +128,9 @@ def _lineage(folder: pathlib.Path, config: Mapping[str, Any], metrics: Metrics, 
 
 
 def _when(file: EpisodesFile) -> str:
-    if file.phase == "round":
-        return f"round {file.round}"
-    return f"evaluation after round {file.round}" if file.round else "evaluation before the first round"
+    if file.phase == "evaluation":
+        return f"evaluation after round {file.round}" if file.round else "evaluation before the first round"
+    return f"round {file.round}" if file.phase == "round" else f"cycle {file.round}, {file.phase}"
 
 
 def _position(path: pathlib.Path) -> str:

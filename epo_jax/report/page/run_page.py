@@ -20,7 +20,7 @@ from typing import Any
 from epo_jax.errors import UserError
 from epo_jax.report.console import say
 from epo_jax.report.page import comparisons, curves, health, origin
-from epo_jax.report.page.episodes import BLOCK, COLUMNS, EpisodesFile, chosen_blocks, compressed, read
+from epo_jax.report.page.episodes import BLOCK, COLUMNS, PHASES, EpisodesFile, chosen_blocks, compressed, read
 from epo_jax.report.page.token_texts import TokenTexts
 
 NAME = "page.html"
@@ -29,7 +29,7 @@ PROGRAM = (
     "data.js", "text.js", "numbers.js", "chart.js", "overview.js", "tokens.js", "episode.js", "beside.js", "episodes.js",
     "meetings.js", "evaluation.js", "health.js", "provenance.js", "main.js",
 )  # fmt: skip
-_ROUND = re.compile(r"round_(\d+)\.jsonl")
+_NUMBERED = re.compile(r"(?:round|cycle)_(\d+)\.jsonl")
 
 
 class RunPage:
@@ -75,17 +75,19 @@ class RunPage:
         metrics = curves.Metrics.read(self.folder / "metrics.jsonl")
         starts = origin.read_starts(self.folder)
         rounds = metrics.rounds(files)
+        evaluations = comparisons.of_run(files)
         data = {
             "run": {
                 "name": str(config.get("name", self.folder.name)),
                 "folder": str(self.folder),
                 "rounds": config.get("rounds"),
                 "done": max(rounds, default=0),
+                "normalisation": config.get("learn.normalisation", "turn"),
             },
             "curves": curves.curves(metrics, files, starts),
             "rounds": _all_figures(rounds),
-            "evaluations": [*comparisons.of_run(files), *comparisons.of_folders(self._evaluations)],
-            "health": health.health(rounds, files, unreadable),
+            "evaluations": [*evaluations, *comparisons.of_folders(self._evaluations)],
+            "health": health.health(rounds, files, evaluations, unreadable),
             "origin": origin.origin(self.folder, config, starts, metrics, files),
         }
         budget = 3 * (MOST_BYTES - 500_000) // 4 - len(compressed([file.rows for file in files]))  # 4 characters hold 3 bytes
@@ -97,19 +99,21 @@ class RunPage:
     def fingerprint(self) -> str:
         """Changes when a file changes that the page shows."""
         paths = [self.folder / name for name in ("config.json", "metrics.jsonl", "provenance.jsonl")]
-        paths += [path for path, _, _ in self._episode_files()] + sorted((self.folder / "checkpoints").glob("step_*/checkpoint.json"))
+        paths += [path for path, _, _ in self._episode_files({})] + sorted((self.folder / "checkpoints").glob("step_*/checkpoint.json"))
         return hashlib.sha256(repr([(path.name, _state(path)) for path in paths]).encode()).hexdigest()[:16]
 
     # --- its parts --------------------------------------------------------------------------------------------------
 
-    def _episode_files(self) -> list[tuple[pathlib.Path, str, int]]:
-        """(path, phase, round) in the order in which they are played."""
+    def _episode_files(self, config: dict[str, Any]) -> list[tuple[pathlib.Path, str, int]]:
+        """(path, phase, round) in the order in which they are played; see `episodes.PHASES`."""
         found = []
-        for phase, name, first in (("evaluation", "evaluation", 0), ("round", "trajectories", 1)):
-            for path in (self.folder / name).glob("round_*.jsonl"):
-                if match := _ROUND.fullmatch(path.name):
+        inspected = config.get("learn_from") == "stepagent" and config.get("stepagent.reflect_on") == "inspection"
+        learned = "states" if inspected else "round"
+        for phase, name, first in (("evaluation", "evaluation", 0), ("inspection", "inspections", 1), (learned, "trajectories", 1)):
+            for path in (self.folder / name).glob("*.jsonl"):
+                if match := _NUMBERED.fullmatch(path.name):
                     found.append((path, phase, int(match[1]) + first))
-        return sorted(found, key=lambda each: (each[2] - (each[1] == "round"), each[1] != "evaluation"))
+        return sorted(found, key=lambda each: (each[2] - (each[1] != "evaluation"), PHASES.index(each[1])))
 
     def _read_files(self, config: dict[str, Any], unreadable: list[str]) -> list[EpisodesFile]:
         """All files of episodes; of those that are damaged a sentence in `unreadable`."""
@@ -120,11 +124,11 @@ class RunPage:
                 unreadable.append(f"Tokens are not shown: {error}")
         longest = config.get("learn.max_length")
         files = []
-        for path, phase, round in self._episode_files():
+        for path, phase, round in self._episode_files(config):
             state = _state(path)
             try:
                 if self._kept.get(path, (None,))[0] != state:
-                    limit = longest if phase == "round" and curves.is_number(longest) else None
+                    limit = longest if phase in ("round", "states") and curves.is_number(longest) else None
                     self._kept[path] = state, read(path, phase, round, self._token_texts, limit)
                 files.append(self._kept[path][1])
             except UserError as error:

@@ -34,13 +34,14 @@ class TokenTexts:
         return cls(Tokenizer.load(folder / "tokenizer"))
 
     def pieces(self, tokens: Sequence[int], strategy: str) -> list[int] | list[str] | None:
-        """The ids themselves where `table` joins them to `strategy`, else one text a token. None if the tokenizer does not have one of them."""
+        """The ids themselves where `table` joins them to `strategy` (or nobody wrote down what they say: ""), else one text a token. None if the
+        tokenizer does not have one of them."""
         if not all(isinstance(token, int) and 0 <= token < self._tokenizer.vocab_size for token in tokens):
             self.unknown += 1
             return None
         texts = [self._text(token) for token in tokens]
         said = "".join(text for token, text in zip(tokens, texts, strict=True) if token not in self.special)
-        if _PART_OF_A_CHARACTER not in said and said.strip() == strategy:
+        if _PART_OF_A_CHARACTER not in said and strategy in (said.strip(), ""):
             return list(tokens)
         return self._read_together(tokens)
 

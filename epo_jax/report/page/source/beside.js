@@ -67,14 +67,15 @@ function drawBeside(place, shown, conversations) {
     conversations.forEach((conversation, index) => {
       const turn = conversation?.turns[number];
       if (!turn) return;
+      const picked = rolesOf(shown[index]).judged && turn.process > 0;
       const content = el(
         "div",
-        { class: turn.process > 0 ? "side-turn picked" : "side-turn" },
+        { class: picked ? "side-turn picked" : "side-turn" },
         el(
           "p",
           { class: "side-number" },
           `turn ${number + 1}`,
-          turn.process > 0 ? " ★" : null,
+          picked ? " ★" : null,
           parts ? el("span", { class: "chip" }, "first difference") : null,
           turn.advantage === undefined
             ? null

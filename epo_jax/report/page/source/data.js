@@ -72,7 +72,8 @@ async function searchedText(episode) {
     const parts = [episode.task, episode.masked ?? ""];
     if (conversation) {
       parts.push(conversation.first ?? "", conversation.judge?.reasoning ?? "", ...(conversation.judge?.reasons ?? []));
-      for (const turn of conversation.turns) parts.push(strategyOf(turn), turn.action ?? "", turn.seen ?? "");
+      for (const turn of conversation.turns)
+        parts.push(strategyOf(turn), turn.action ?? "", turn.seen ?? "", turn.instead ? strategyOf(turn.instead) : "");
     }
     episode.searched = parts.join("\n").toLowerCase();
   }
@@ -81,5 +82,7 @@ async function searchedText(episode) {
 
 function phaseName(file) {
   if (file.phase === "round") return `round ${file.round}`;
+  if (file.phase === "inspection") return `cycle ${file.round}, inspected`;
+  if (file.phase === "states") return `cycle ${file.round}, rewarded`;
   return file.round === 0 ? "held out, before" : `held out, after ${file.round}`;
 }

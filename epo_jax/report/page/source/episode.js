@@ -8,15 +8,21 @@ const ENDS = new Map([
 
 function resultMark(episode) {
   if (episode.masked !== null) return el("span", { class: "mark masked", title: "masked", role: "img", "aria-label": "masked" }, "?");
+  if (episode.success === null)
+    return el("span", { class: "mark", title: "one state, not played on", role: "img", "aria-label": "one state, not played on" }, "·");
   return episode.success
     ? el("span", { class: "mark success", title: "success", role: "img", "aria-label": "success" }, "✓")
     : el("span", { class: "mark failure", title: "no success", role: "img", "aria-label": "no success" }, "×");
 }
 
-// The other episodes of the same task from the same seat, in the order in which they were played.
+// The other episodes of the same task from the same seat, in the order in which they were played. A state alone has none.
 function sameTask(episode) {
   return episodes.filter(
-    (other) => other.task === episode.task && other.environment === episode.environment && other.seat === episode.seat,
+    (other) =>
+      other.task === episode.task &&
+      other.environment === episode.environment &&
+      other.seat === episode.seat &&
+      (other === episode || (other.file.phase !== "states" && episode.file.phase !== "states")),
   );
 }
 
@@ -34,9 +40,9 @@ function otherSeat(episode) {
 function facts(episode, conversation) {
   const pairs = [
     ["played in", phaseName(episode.file)],
-    ["reward", formatted(episode.reward)],
+    ["reward", episode.success === null ? null : formatted(episode.reward)],
     ["turns", String(episode.turns)],
-    ["ended", conversation?.ended_by ?? ENDS.get(episode.end) ?? episode.end],
+    ["ended", episode.success === null ? null : (conversation?.ended_by ?? ENDS.get(episode.end) ?? episode.end)],
     ["scenario", conversation?.scenario],
     ["scores", conversation?.scores],
     ["weights", episode.weights],
@@ -91,17 +97,19 @@ async function episodeArticle(episode) {
   }
   if (conversation.why !== undefined)
     article.append(el("p", { class: "alert" }, "Masked, so nothing is learned from it: ", said(conversation.why)));
+  const roles = rolesOf(episode);
   const turns = el("ol", { class: "turns" });
   const legend = el("div");
   function redraw() {
     const largest = largestWeight(conversation);
-    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest)));
+    turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest, roles)));
     legend.replaceChildren(tintLegend(conversation));
   }
   if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
   if (conversation.judge?.reasoning)
     article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));
-  article.append(line("Environment", said(conversation.first), "opening"), turns);
+  if (conversation.first) article.append(line("Environment", said(conversation.first), "opening"));
+  article.append(turns);
   redraw();
   return article;
 }
@@ -110,10 +118,25 @@ function line(speaker, node, className = "") {
   return el("div", { class: `line ${className}` }, el("span", { class: "speaker" }, speaker), node);
 }
 
-function turnItem(conversation, number, largest) {
+// speaker: who says what is shown as a strategy, the strategist, in StepAgent the policy itself, or the expert whose episode was inspected;
+// doer: who acts on it. judged: whether process rewards are a judge's picks, and not a discriminator's.
+function rolesOf(episode) {
+  const judged = episode.judge !== null && episode.judge !== "discriminator";
+  if (episode.file.phase === "inspection") return { speaker: "Expert", doer: "Action", judged };
+  return episode.actor === "policy" ? { speaker: "Policy", doer: "Action", judged } : { speaker: "Strategist", doer: "Actor", judged };
+}
+
+// What the policy would have said in the expert's place.
+function insteadLine(instead) {
+  const node = el("div", { class: "instead" }, tinted(instead, null, 0));
+  node.append(el("span", { class: "chip" }, instead.same ? "= says the same" : "≠ says something else"));
+  return line("Policy", node);
+}
+
+function turnItem(conversation, number, largest, { speaker, doer, judged }) {
   const turn = conversation.turns[number];
   const reason = conversation.judge?.reasons?.[number];
-  const picked = turn.process > 0;
+  const picked = judged && turn.process > 0;
   return el(
     "li",
     { class: picked ? "turn picked" : "turn" },
@@ -126,26 +149,27 @@ function turnItem(conversation, number, largest) {
     el(
       "div",
       { class: "exchange" },
-      line("Strategist", tintedStrategy(conversation, number, largest)),
+      line(speaker, tintedStrategy(conversation, number, largest)),
+      turn.instead ? insteadLine(turn.instead) : null,
       turn.cut ? el("p", { class: "small-note" }, "cut off at the limit of its length") : null,
-      line("Actor", said(turn.action, "action")),
-      line("Environment", said(turn.seen, "seen")),
+      turn.action ? line(doer, said(turn.action, "action")) : null,
+      turn.seen ? line("Environment", said(turn.seen, "seen")) : null,
       reason ? line("Judge", said(reason, "reason")) : null,
       number >= (conversation.fits ?? Infinity) ? el("p", { class: "small-note" }, "beyond learn.max_length: not learned from") : null,
     ),
-    turnNumbers(turn, conversation.judge?.grades?.[number]),
+    turnNumbers(turn, conversation.judge?.grades?.[number], judged),
   );
 }
 
-function turnNumbers(turn, grade) {
-  const rows = [["reward", turn.reward]];
+function turnNumbers(turn, grade, judged) {
+  const rows = turn.reward === undefined ? [] : [["reward", turn.reward]];
   if (turn.progress !== undefined) rows.push(["progress", turn.progress]);
   if (grade) rows.push(["grade", Number(grade)]);
-  if (turn.process !== undefined) rows.push(["judge", turn.process]);
+  if (turn.process !== undefined) rows.push([judged ? "judge" : "process", turn.process]);
   if (turn.advantage !== undefined) rows.push(["advantage", turn.advantage]);
   const list = el("dl", { class: "numbers" });
   for (const [name, value] of rows) {
-    const signed = name === "judge" || name === "advantage";
+    const signed = name === "judge" || name === "process" || name === "advantage";
     list.append(
       el("div", { class: value ? name : `${name} nothing` }, el("dt", {}, name), el("dd", {}, formatted(value, "number", signed))),
     );

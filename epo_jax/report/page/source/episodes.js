@@ -3,6 +3,12 @@
 const ROW_HEIGHT = 54; // pixels, as in page.css
 const ROWS_BEYOND = 6; // drawn above and below what is in sight
 
+const PHASES = [
+  ["round", "all training rounds"],
+  ["evaluation", "all held-out"],
+  ["inspection", "all inspected"],
+  ["states", "all rewarded"],
+];
 const RESULTS = { all: "any result", success: "success", failure: "no success", masked: "masked" };
 const ORDERS = { played: "in order of play", worst: "lowest reward first", best: "highest reward first", longest: "most turns first" };
 
@@ -38,7 +44,7 @@ function episodesView(parameters) {
     ),
     choice(
       "Round",
-      [["", "all rounds"], ["round", "all training rounds"], ["evaluation", "all held-out"], ...phases],
+      [["", "all rounds"], ...PHASES.filter(([phase]) => run.episodes.files.some((file) => file.phase === phase)), ...phases],
       state.phase,
       change("phase"),
     ),
@@ -168,17 +174,18 @@ function episodesView(parameters) {
 
 function matches(episode, state) {
   if (state.environment && episode.environment !== state.environment) return false;
-  if (state.phase === "round" || state.phase === "evaluation") {
+  if (PHASES.some(([phase]) => phase === state.phase)) {
     if (episode.file.phase !== state.phase) return false;
   } else if (state.phase && episode.file !== run.episodes.files[Number(state.phase)]) return false;
   if (state.result === "masked" && episode.masked === null) return false;
   if (
     (state.result === "success" || state.result === "failure") &&
-    (episode.masked !== null || Boolean(episode.success) !== (state.result === "success"))
+    (episode.masked !== null || episode.success !== Number(state.result === "success"))
   )
     return false;
-  if (state.low !== "" && episode.reward < Number(state.low)) return false;
-  return !(state.high !== "" && episode.reward > Number(state.high));
+  if (state.low === "" && state.high === "") return true;
+  const [low, high] = [state.low, state.high].map((text, end) => (text === "" ? [-Infinity, Infinity][end] : Number(text)));
+  return episode.reward !== null && low <= episode.reward && episode.reward <= high;
 }
 
 // Those of `wanted` that say `text`. Reading all conversations takes a moment: it is told, and given up when `stale()`.
@@ -203,7 +210,7 @@ function sorted(wanted, order) {
 }
 
 function episodeRow(episode, index, total, isChosen, onclick) {
-  const words = [episode.environment, phaseName(episode.file), `${episode.turns} turns`];
+  const words = [episode.environment, phaseName(episode.file), episode.success === null ? "one state" : `${episode.turns} turns`];
   if (episode.seat !== "agent") words.push(`seat ${episode.seat}`);
   if (episode.partner) words.push(`met ${partnerName(episode.partner)}`);
   if (episode.masked !== null) words.push("masked");

@@ -12,11 +12,11 @@ function healthView() {
       el(
         "p",
         { class: "fine" },
-        "✓ No rule is broken: entropy, repetition and length of strategies, advantages, judge, masked episodes, sampler against learner.",
+        "✓ No rule is broken: entropy, repetition and length of strategies, advantages, judge, masks, learner against sampler, held-out tasks.",
       ),
     );
   for (const sentence of unreadable)
-    view.append(el("div", { class: "alert" }, el("h3", {}, "! A file could not be shown"), said(sentence)));
+    view.append(el("div", { class: "alert" }, el("h3", {}, "! Not everything could be shown"), said(sentence)));
   for (const warning of warnings) {
     view.append(
       el(

@@ -11,6 +11,7 @@ function formatted(value, form = "number", signed = false) {
   else if (form === "points") text = (100 * size).toFixed(1);
   else if (form === "count") text = size >= 100 || Number.isInteger(size) ? Math.round(size).toLocaleString("en") : size.toFixed(1);
   else if (form === "fixed") text = size.toFixed(3);
+  else if (form === "hundredths") text = size.toFixed(2);
   else if (form === "tiny") text = size === 0 ? "0" : size < 0.001 ? size.toExponential(1) : size.toPrecision(2);
   else if (Number.isInteger(size) && size < 1e6) text = size.toLocaleString("en");
   else if (size !== 0 && (size < 0.001 || size >= 1e6)) text = size.toExponential(2);

@@ -30,14 +30,15 @@ function overviewView(parameters) {
 }
 
 function standing() {
-  const played = episodes.filter((episode) => episode.file.phase === "round").length;
+  const counts = {};
+  for (const { phase, rows } of run.episodes.files) counts[phase] = (counts[phase] ?? 0) + rows.length;
   const total = run.run.rounds;
   const tiles = [tile("Rounds done", String(run.run.done), run.origin.data ? "passes over recorded data" : total ? `of ${total}` : "")];
   tiles.push(
     tile(
       "Episodes",
-      formatted(played, "count"),
-      `${formatted(episodes.length - played, "count")} more on held-out tasks`,
+      formatted((counts.round ?? 0) + (counts.inspection ?? 0), "count"),
+      `${counts.inspection ? "of the expert's, inspected; " : ""}${formatted(counts.evaluation ?? 0, "count")} more on held-out tasks`,
       address("episodes"),
     ),
   );
@@ -57,7 +58,8 @@ function standing() {
     tile(
       "Warnings",
       String(warnings),
-      warnings ? run.health.warnings.map((warning) => warning.name).join("; ") : "none of the rules is broken",
+      [...run.health.warnings.map((warning) => warning.name), ...(run.health.unreadable.length ? ["not everything could be shown"] : [])].join("; ") ||
+        "none of the rules is broken",
       address("health"),
       warnings > 0,
     ),

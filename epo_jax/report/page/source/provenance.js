@@ -1,5 +1,10 @@
 // Provenance: what the run was started with, and which weights played when.
 
+// A narrow screen may break a field's name behind its dots, and nowhere else.
+function brokenAtDots(field) {
+  return field.split(/(?<=\.)/).flatMap((part, index) => (index ? [el("wbr"), part] : [part]));
+}
+
 function provenanceView() {
   const { preset, config, starts, lineage, data } = run.origin;
   const view = el("div", { class: "view" }, el("h2", {}, "Provenance"));
@@ -8,7 +13,7 @@ function provenanceView() {
   const only = el("input", { type: "checkbox", checked: true });
   function draw() {
     const rows = (only.checked ? differing : config).map(([field, value, before, differs]) => [
-      differs ? el("strong", {}, field) : field,
+      el(differs ? "strong" : "span", { class: "field" }, brokenAtDots(field)),
       value === "" ? "(empty)" : value,
       differs ? (before === null ? "not in it" : before === "" ? "(empty)" : before) : "same",
     ]);
@@ -50,9 +55,9 @@ function provenanceView() {
     el("h3", {}, "Weights"),
     table(
       [
-        { title: "", left: true },
+        { title: "when", left: true },
         { title: "weights", left: true },
-        { title: "", left: true },
+        { title: "what for, or where", left: true },
       ],
       lineage,
       "Weights",
