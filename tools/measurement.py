@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rich.console import Console
 from rich.table import Table
 
 from epo_jax.report.console import console, say
@@ -119,7 +120,8 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table, width=None if console.is_terminal else 160)  # a file has no width to keep to
+    wide = console if console.is_terminal else Console(width=160, highlight=False, emoji=False)  # a file has no width to keep to
+    wide.print(table)
 
 
 def show_machine(found: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from epo_jax.checkpoint import restore_params
 from epo_jax.trajectory import Trajectory, read_jsonl
 from tests.hosts.processes import started
 from tests.test_faulty_round import FaultyModel
-from tests.test_train import TINY
+from tests.tiny_run import TINY
 
 pytestmark = pytest.mark.slow
 SECONDS = 400
