@@ -144,6 +144,7 @@ def unbroken_engine(run):
     return run.playing.make_engine()
 
 
+@pytest.mark.slow
 def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tmp_path):
     """Stopped again and again, each time after a few more looks, against the unbroken run, bit for bit."""
 
@@ -260,8 +261,8 @@ def test_bad_configurations_are_told_before_anything_is_written(tmp_path, monkey
     "arguments, words",
     [
         (["--config=configs/alfshop.py", "--config.learn.learning_rat=1"], 'learning_rat. Did you mean "learning_rate"'),
-        (["--config=configs/alfshop.py:huge"], "smollm2"),
-        (["--config=configs/none.py"], "configs/none.py"),
+        pytest.param(["--config=configs/alfshop.py:huge"], "smollm2", marks=pytest.mark.slow),
+        pytest.param(["--config=configs/none.py"], "configs/none.py", marks=pytest.mark.slow),
         ([], "--config="),
     ],
 )

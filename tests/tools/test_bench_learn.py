@@ -24,7 +24,7 @@ def test_both_sides_take_the_same_steps(capfd: pytest.CaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(["--dtypes=float16"], "float16"), (["--sides=ours"], "remat"), (["--models=/nowhere", "--quick"], "/nowhere")],
+    [(["--dtypes=float16"], "float16"), (["--sides=ours"], "remat"), pytest.param(["--models=/nowhere", "--quick"], "/nowhere", marks=pytest.mark.slow)],
 )
 def test_wrong_settings_are_told(capfd: pytest.CaptureFixture, arguments: list[str], word: str) -> None:
     assert bench_learn.main(arguments) == 2

@@ -93,6 +93,7 @@ def test_a_float32_copy_of_a_gguf_file_has_the_same_weights(tmp_path) -> None:
         np.testing.assert_array_equal(array, copied["layers"][name])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_timed_and_comes_back(capsys: pytest.CaptureFixture) -> None:
     result = run(bench_checkpoint, capsys, "--quick", "--repeats=1", "--length=16")
     assert 0.5 < result["bytes"] / (3 * 4 * result["parameters"]) < 1.1  # parameters and two moments, compressed
