@@ -169,7 +169,6 @@ def get_defaults() -> ConfigDict:
     config.stepagent = ConfigDict()  # learn_from stepagent; `rounds` says how many cycles
     config.stepagent.reflection = "implicit"  # implicit (pairs) | inverse (a discriminator's reward, PPO)
     config.stepagent.experts = 48  # expert trajectories inspected in a cycle, other ones every time
-    config.stepagent.pairs = 192  # of their states, at most so many are learned from
     config.stepagent.beta = 0.1  # implicit: how far a pair may part before its gradient fades
     config.stepagent.reference = "round"  # implicit: the policy at the start of the cycle (round) | of the first, the clone of the expert (start)
     config.stepagent.clone_weight = 0.0  # implicit: of the expert action's -log-probability besides; not in the paper

@@ -57,6 +57,7 @@ def inverse(config: ConfigDict) -> None:
     """PPO on the inspected actions: clipped ratio, value head, KL to the cycle's start."""
     config.credit.estimator = "ppo"
     config.credit.outcome_weight = 0.0  # the discriminator's reward alone
+    config.credit.discount = 0.0  # nothing follows an action that was inspected and not carried out
     config.critic.trunk = "own"
     config.critic.learning_rate = 1e-4
     config.critic.epochs = 1

@@ -49,8 +49,21 @@ class TrajectoryBatch(NamedTuple):
     turn_ids: np.ndarray
 
 
+class BranchedBatch(NamedTuple):
+    """A `TrajectoryBatch` whose rows branch. forks int32: the position at which a token's branch leaves the trunk, as in `model.attention`."""
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    loss_weights: np.ndarray
+    behavior_logprobs: np.ndarray
+    turn_ids: np.ndarray
+    forks: np.ndarray
+
+
 class ComparedBatch(NamedTuple):
-    """A `TrajectoryBatch` for losses that compare the learner with frozen weights. reference_logprobs float32: their log π of the same tokens."""
+    """A `TrajectoryBatch` or `BranchedBatch` for losses that compare the learner with frozen weights. reference_logprobs float32: their log π of
+    the same tokens."""
 
     tokens: np.ndarray
     positions: np.ndarray
@@ -59,6 +72,12 @@ class ComparedBatch(NamedTuple):
     behavior_logprobs: np.ndarray
     turn_ids: np.ndarray
     reference_logprobs: np.ndarray
+    forks: np.ndarray | None = None
+
+
+def forks_of(batch: TrajectoryBatch | BranchedBatch | ComparedBatch) -> np.ndarray | None:
+    """Where the batch's rows branch; None where none does."""
+    return getattr(batch, "forks", None)
 
 
 @dataclasses.dataclass

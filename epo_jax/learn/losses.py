@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from epo_jax.batch import ComparedBatch, TrajectoryBatch
+from epo_jax.batch import ComparedBatch, TrajectoryBatch, forks_of
 from epo_jax.learn import divergence
 from epo_jax.learn.divergence import MAX_LOG_RATIO
 from epo_jax.mesh import constrain
@@ -46,7 +46,8 @@ def token_logprobs(
     """
     chunk = chunk or chunk_for(batch.tokens.shape[0], config.vocab_size, mesh)
     hidden = llama.hidden_states(
-        params, config, batch.tokens, batch.positions, batch.segment_ids, compute_dtype=compute_dtype, remat=remat, mesh=mesh
+        params, config, batch.tokens, batch.positions, batch.segment_ids,
+        forks=forks_of(batch), compute_dtype=compute_dtype, remat=remat, mesh=mesh,
     )
     # On a mesh each chunk gathers the head anew and sends its gradient back to the shards, where it is summed over chunks in float32: gathered
     # once, outside, each device would keep the whole head and its whole float32 gradient (3 GiB for Llama-3-8B) for as long as chunks last.

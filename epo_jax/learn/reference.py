@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from epo_jax.batch import ComparedBatch, TrajectoryBatch
+from epo_jax.batch import BranchedBatch, ComparedBatch, TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints
 from epo_jax.learn.step import dtype_of, make_scorer
 from epo_jax.mesh import param_shardings
@@ -58,6 +58,6 @@ class Reference:
         )
         self._params, _ = self._checkpoints.restore(wanted, step=round if self._each_round else 0)
 
-    def score(self, batch: TrajectoryBatch) -> ComparedBatch:
+    def score(self, batch: TrajectoryBatch | BranchedBatch) -> ComparedBatch:
         """The batch [A,B,T] with what the frozen weights think of it."""
-        return ComparedBatch(*batch, reference_logprobs=self._scorer(self._params, batch))
+        return ComparedBatch(**batch._asdict(), reference_logprobs=self._scorer(self._params, batch))

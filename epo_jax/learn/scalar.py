@@ -37,6 +37,7 @@ class ScalarBatch(NamedTuple):
     weights                         float32  how much the number counts in the loss; 0 where nobody asks
     targets                         float32  what it should be
     before                          float32  what it was when the batch was made, for losses that clip
+    forks                           int32    as in `batch.BranchedBatch`, where rows branch
     """
 
     tokens: np.ndarray
@@ -45,11 +46,12 @@ class ScalarBatch(NamedTuple):
     weights: np.ndarray
     targets: np.ndarray
     before: np.ndarray
+    forks: np.ndarray | None = None
 
 
 def scalars(head: Any, trunk: Any, config: LlamaConfig, batch: ScalarBatch, **options: Any) -> jax.Array:
     """The number after every token of a batch [B,T], float32; `options` as of `llama.hidden_states`."""
-    hidden = llama.hidden_states(trunk, config, batch.tokens, batch.positions, batch.segment_ids, **options)
+    hidden = llama.hidden_states(trunk, config, batch.tokens, batch.positions, batch.segment_ids, forks=batch.forks, **options)
     numbers = hidden.astype(jnp.float32) @ head["weight"] + head["bias"]
     return stretches(options.get("mesh"), batch.tokens.shape[1]).collect(numbers)
 

@@ -66,15 +66,16 @@ def hidden_states(
     positions: jax.Array,
     segment_ids: jax.Array,
     *,
+    forks: jax.Array | None = None,
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     mesh: Mesh | None = None,
 ) -> jax.Array:
     """The last layer's output after the final norm: tokens, positions, segment_ids int32 [B,T] -> [B,T,D] in compute_dtype.
 
-    Token t sees s <= t of its own segment (0 = padding). `remat` trades memory for time in the backward pass, as `stack.run`
-    says; params["layers"] may be `stack.Summed`. On a mesh whose axis `sequence` is above 1 the result is [B,T',D], in the order of
-    `stretches.spread`.
+    Token t sees s <= t of its own segment (0 = padding), and where rows branch what `attention` says of their `forks`. `remat` trades memory
+    for time in the backward pass, as `stack.run` says; params["layers"] may be `stack.Summed`. On a mesh whose axis `sequence` is above 1, where
+    no row may branch, the result is [B,T',D], in the order of `stretches.spread`.
     """
     tokens, positions, segment_ids = (stretches(mesh, tokens.shape[1]).spread(x) for x in (tokens, positions, segment_ids))
     x = constrain(embed(params["embed"], tokens, compute_dtype, mesh), mesh, "batch", "length", "activation")
@@ -84,7 +85,7 @@ def hidden_states(
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return attend(
                 q, k, v, q_positions=positions, kv_positions=positions, q_segment_ids=segment_ids, kv_segment_ids=segment_ids,
-                sliding_window=config.sliding_window, aligned=True, mesh=mesh,
+                sliding_window=config.sliding_window, aligned=True, forks=forks, mesh=mesh,
             )  # fmt: skip
 
         x, _, _ = _block(weights, config, x, cos, sin, attention)

@@ -3,10 +3,10 @@ reflection).
 
 With h(a) = log π(a | ŝ) - log π_ref(a | ŝ), summed over the action's tokens, the loss of a pair (expert â, policy a) is -log σ(β h(â) - β h(a)). The
 paper writes the expert's policy where a reference is needed, which for text nobody has: the reference is the policy at the start of
-the cycle (or at the start of the first: the clone of the expert). Pairs that say the same have no gradient and are left out.
+the cycle (or at the start of the first: the clone of the expert).
 
-A pair is one row of a batch, state and expert action as its first segment, state and policy action as its second; the loss weights are +1 on the
-expert's tokens and -1 on the policy's, so that a row's Σ weight · (log π - log π_ref) is h(â) - h(a).
+All pairs of a trajectory are one row that branches (branches.py); the loss weights are +1 on the expert's tokens and -1 on the policy's, so that a
+state's Σ weight · (log π - log π_ref) is h(â) - h(a). A pair that says the same has no gradient, and weights 0.
 """
 
 from __future__ import annotations
@@ -17,47 +17,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epo_jax.batch import UNKNOWN_LOGPROB, ComparedBatch, TrajectoryBatch
-from epo_jax.learn.losses import said, trajectories_in
-from epo_jax.learn.rows import Row, steps_of
-from epo_jax.stepagent.inspection import Pair
+from epo_jax.batch import BranchedBatch, ComparedBatch
+from epo_jax.learn.losses import said
+from epo_jax.learn.rows import Row
+from epo_jax.model.attention import TRUNK
+from epo_jax.stepagent import branches
+from epo_jax.stepagent.inspection import differing
+from epo_jax.trajectory import Trajectory
 
 
 def preference_loss(batch: ComparedBatch, logprobs: jax.Array, entropies: jax.Array, *, beta: float, clone_weight: float = 0.0) -> jax.Array:
-    """2 Σ -log σ(β (h(â) - h(a))) over the rows [B,T]; the step divides by the trajectories, two a pair, so it is the mean over pairs.
+    """Σ over the rows [B,T] of the mean of -log σ(β (h(â) - h(a))) over a row's states; the step divides by the rows.
 
-    clone_weight (not in the paper): of the mean -log π of the expert's tokens besides. The loss above only asks the expert's action to gain on the
-    other; it is met as well when both become unlikely.
+    clone_weight (not in the paper): of the mean over states of the mean -log π of the expert's tokens besides. The loss above only asks the
+    expert's action to gain on the other; it is met as well when both become unlikely.
     """
     here = said(batch)
-    margins = jnp.sum(jnp.where(here, batch.loss_weights * (logprobs - batch.reference_logprobs), 0.0), axis=-1)
-    pairs = trajectories_in(batch) > 0
-    loss = jnp.sum(jnp.where(pairs, jax.nn.softplus(-beta * margins), 0.0))
+    states = jnp.max(batch.turn_ids, axis=-1, keepdims=True)  # [B,1]
+    numbers = jnp.arange(1, batch.turn_ids.shape[-1] + 1)  # no row holds more states than tokens
+    share = (numbers <= states) / jnp.maximum(1, states)
+
+    def by_state(values: jax.Array) -> jax.Array:
+        """[B,T] summed over the tokens of each state's actions: [B,T], the first state at 0."""
+        total = jax.vmap(lambda row, ids: jax.ops.segment_sum(row, ids, num_segments=row.shape[0] + 1))
+        return total(jnp.where(here, values, 0.0), batch.turn_ids)[:, 1:]
+
+    margins = by_state(batch.loss_weights * (logprobs - batch.reference_logprobs))
+    loss = jnp.sum(share * jax.nn.softplus(-beta * margins))
     if clone_weight:
-        expert = here & (batch.loss_weights > 0)
-        share = jnp.where(expert, 1.0 / jnp.maximum(1, jnp.sum(expert, axis=-1, keepdims=True)), 0.0)
-        loss -= clone_weight * jnp.sum(share * logprobs)
-    return 2.0 * loss
+        expert = (batch.forks == TRUNK).astype(jnp.float32)
+        loss -= clone_weight * jnp.sum(share * by_state(expert * logprobs) / jnp.maximum(1.0, by_state(expert)))
+    return loss
 
 
-def batches(pairs: Sequence[Pair], *, rows: int, accumulation: int, lengths: Sequence[int], pad_id: int) -> list[TrajectoryBatch]:
-    """Optimizer steps [accumulation, rows, T], a pair a row. T is twice one of `lengths` (tokens of a state with its action)."""
-    doubled = [2 * length for length in lengths]
-    made = steps_of([_row(pair) for pair in pairs], accumulation=accumulation, size=rows, lengths=doubled, fill={"tokens": pad_id})
-    return [TrajectoryBatch(**step) for step in made]
+def batches(trajectories: Sequence[Trajectory], *, rows: int, accumulation: int, lengths: Sequence[int], pad_id: int) -> list[BranchedBatch]:
+    """Optimizer steps [accumulation, rows, T], an inspected trajectory a row."""
+    made = [_row(trajectory) for trajectory in trajectories]
+    return list(branches.batches(made, size=rows, accumulation=accumulation, lengths=lengths, pad_id=pad_id))
 
 
-def _row(pair: Pair) -> Row:
-    actions = (pair.expert, pair.policy)
-    read, lengths = len(pair.state), [len(pair.state) + len(action) for action in actions]
-    marks = np.concatenate([np.repeat([0, 1], [read, len(action)]) for action in actions])
-    segments = np.repeat([1, 2], lengths)
-    behaviour = [np.full(len(pair.expert), UNKNOWN_LOGPROB), np.asarray(pair.logprobs)]
-    return {
-        "tokens": np.concatenate([np.asarray([*pair.state, *action], np.int32) for action in actions]),
-        "positions": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-        "segment_ids": segments.astype(np.int32),
-        "loss_weights": np.where(segments == 1, marks, -marks).astype(np.float32),
-        "behavior_logprobs": np.concatenate([np.concatenate([np.zeros(read), each]) for each in behaviour]).astype(np.float32),
-        "turn_ids": (marks * segments).astype(np.int32),
+def _row(trajectory: Trajectory) -> Row:
+    row, differ = branches.of(trajectory), np.append(False, differing(trajectory))  # by number, 0 is no state
+    return row.arrays() | {
+        "loss_weights": (differ[row.expert] * 1.0 - differ[row.policy] * 1.0).astype(np.float32),
+        "behavior_logprobs": row.behavior_logprobs,
+        "turn_ids": row.expert + row.policy,
     }

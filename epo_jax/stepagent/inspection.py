@@ -14,23 +14,7 @@ import numpy as np
 
 from epo_jax.generate.engine import ContextFull, Engine, Sampling
 from epo_jax.model.conversation import ConversationFormat
-from epo_jax.trajectory import Trajectory, Turn
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One state ŝ_i of an expert's trajectory (the tokens before its i-th action), with the expert's action and the policy's.
-
-    differ: whether the two say different things. logprobs: the policy's of its own action, when it was sampled.
-    """
-
-    environment: str
-    task_id: str
-    state: list[int]
-    expert: list[int]
-    policy: list[int]
-    logprobs: list[float]
-    differ: bool
+from epo_jax.trajectory import Trajectory
 
 
 async def inspect(
@@ -45,7 +29,8 @@ async def inspect(
 ) -> bool:
     """Sets `extra["inspected"]` of expert trajectories with tokens: for each turn, as far as the engine's context reaches, the policy's action.
 
-    An action is {"tokens", "logprobs", "text"}. It depends on the trajectory, its seed and the weights alone. False where `should_stop()` ended it.
+    An action is {"tokens", "logprobs", "text"}, with the log-probabilities of when it was sampled. It depends on the trajectory, its seed and the
+    weights alone. False where `should_stop()` ended it.
     """
     gate = asyncio.Semaphore(at_once)
 
@@ -55,7 +40,7 @@ async def inspect(
                 return
             session = engine.open(trajectory.seed)
             try:
-                inspected, waiting = [], list[int]()
+                actions, waiting = [], list[int]()
                 for turn in trajectory.turns:
                     waiting = [*waiting, *turn.prompt_tokens]
                     state = len(session.tokens) + len(waiting)
@@ -64,9 +49,9 @@ async def inspect(
                     except ContextFull:
                         break
                     engine.rewind(session, state)
-                    inspected.append({"tokens": sampled.tokens, "logprobs": sampled.logprobs, "text": conversation.text(sampled.tokens)})
+                    actions.append({"tokens": sampled.tokens, "logprobs": sampled.logprobs, "text": conversation.text(sampled.tokens)})
                     waiting = list(turn.tokens)
-                trajectory.extra["inspected"] = inspected
+                trajectory.extra["inspected"] = actions
                 on_inspected()
             finally:
                 engine.close(session)
@@ -75,28 +60,26 @@ async def inspect(
     return all("inspected" in trajectory.extra for trajectory in trajectories)
 
 
-def pairs_of(trajectories: Sequence[Trajectory], max_length: int) -> list[Pair]:
-    """The pairs of inspected trajectories, in order, whose state and longer action are at most `max_length` tokens together."""
-    pairs = []
+def inspected(trajectories: Sequence[Trajectory], max_length: int) -> list[Trajectory]:
+    """The trajectories with the turns that were inspected and whose states, with the two actions of each, are at most `max_length` tokens together.
+
+    As rows that branch have them (branches.py). A trajectory of which no turn is left is left out.
+    """
+    kept = []
     for trajectory in trajectories:
-        state: list[int] = []
+        length = count = 0
         for turn, found in zip(trajectory.turns, trajectory.extra["inspected"], strict=False):  # the engine's context may have ended it early
-            state = [*state, *turn.prompt_tokens]
-            if len(state) + max(len(turn.tokens), len(found["tokens"])) <= max_length:
-                differ = " ".join(turn.strategy.split()) != " ".join(found["text"].split())
-                pairs.append(Pair(trajectory.environment, trajectory.task_id, state, turn.tokens, found["tokens"], found["logprobs"], differ))
-            state = [*state, *turn.tokens]
-    return pairs
+            length += len(turn.prompt_tokens) + len(turn.tokens) + 1 + len(found["tokens"])
+            if length > max_length:
+                break
+            count += 1
+        if count:
+            extra = trajectory.extra | {"inspected": trajectory.extra["inspected"][:count]}
+            kept.append(dataclasses.replace(trajectory, turns=trajectory.turns[:count], extra=extra))
+    return kept
 
 
-def drawn(pairs: Sequence[Pair], count: int, seed: Sequence[int]) -> list[Pair]:
-    """At most `count` of the pairs, in a seeded order."""
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    return [pairs[index] for index in order[:count]]
-
-
-def as_trajectory(pair: Pair, *, expert: bool = False) -> Trajectory:
-    """The state with one of its two actions as a trajectory of one turn."""
-    tokens, logprobs = (pair.expert, []) if expert else (pair.policy, pair.logprobs)
-    turn = Turn(prompt_tokens=pair.state, tokens=tokens, logprobs=logprobs)
-    return Trajectory(pair.environment, pair.task_id, turns=[turn], actor="expert" if expert else "policy")
+def differing(trajectory: Trajectory) -> np.ndarray:
+    """bool [n]: at which of the inspected states the policy said another thing than the expert."""
+    pairs = zip(trajectory.turns, trajectory.extra["inspected"], strict=True)
+    return np.array([" ".join(turn.strategy.split()) != " ".join(found["text"].split()) for turn, found in pairs])

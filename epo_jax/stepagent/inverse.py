@@ -4,9 +4,12 @@ D(s, a), the same Llama with a scalar head read after the action's last token, m
 reflection; Ho and Ermon 2016, arXiv:1606.03476): D → 1 means "policy". The reward of a step is -log D, or log(1 - D) - log D (Fu et al. 2018, arXiv:1710.11248),
 which is 0 where D cannot tell. -log D is never negative: where episodes are played, it also pays for not coming to an end.
 
-Both classes are asked at the expert's states (inspection.py), so that D tells actions apart and not the histories before them. Three guards against a
-discriminator that wins at once, after which every reward is the same: smoothed labels, a limited number of steps a cycle, and none while it is right
-more often than `max_accuracy`; its accuracy on what it has not learned from yet is told every cycle.
+Both classes are asked at the expert's states (inspection.py), so that D tells actions apart and not the histories before them; both actions of all
+states of a trajectory are one row that branches (branches.py). Nothing follows an inspected action, so its advantage is its reward minus what
+the critic expected at its state.
+
+Three guards against a discriminator that wins at once, after which every reward is the same: smoothed labels, a limited number of steps a cycle, and
+none while it is right more often than `max_accuracy`; its accuracy on what it has not learned from yet is told every cycle.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from epo_jax.batch import BranchedBatch
 from epo_jax.learn.rows import Row, steps_of
 from epo_jax.learn.scalar import ScalarBatch, ScalarModel
 from epo_jax.model.config import LlamaConfig
-from epo_jax.stepagent.inspection import Pair, as_trajectory
+from epo_jax.stepagent import branches
+from epo_jax.stepagent.branches import Branched
+from epo_jax.stepagent.inspection import differing
 from epo_jax.trajectory import Trajectory
 
 REWARDS = ("expert", "log_odds")
@@ -40,7 +46,7 @@ def rewards_of(logits: np.ndarray, kind: str) -> np.ndarray:
 
 
 class Discriminator:
-    """The discriminator of one run, in `folder`; cycle c's pairs are learned from once, also where a run is stopped in between."""
+    """The discriminator of one run, in `folder`; cycle c's trajectories are learned from once, also where a run is stopped in between."""
 
     def __init__(self, config: ConfigDict, model: LlamaConfig, params: Any, pad_id: int, mesh: Mesh, folder: pathlib.Path) -> None:
         """params: of the policy, of which the trunk begins as a copy."""
@@ -59,26 +65,20 @@ class Discriminator:
         if self._learned is not None:
             self._model.restore(self._learned)
 
-    def learn(self, pairs: Sequence[Pair], cycle: int) -> dict[str, float]:
-        """At most `discriminator.steps` steps on the pairs of the 0-based cycle, in a seeded order; then it is saved.
+    def learn(self, trajectories: Sequence[Trajectory], cycle: int) -> dict[str, float]:
+        """At most `discriminator.steps` steps on the inspected trajectories of the 0-based cycle, in a seeded order; then it is saved.
 
-        Returns figures: accuracy on all pairs before learning, of the expert's actions and of the policy's apart (pairs that say the same cannot be
-        told apart and do not count), the mean loss, and how many steps were taken.
+        Returns figures: accuracy before learning, of the expert's actions and of the policy's apart (actions that say the same cannot be told
+        apart and do not count), the mean loss, and how many steps were taken.
         """
         settings = self._config.stepagent.discriminator
         if self._learned is not None and self._learned > cycle:
             return {}
-        told = [pair for pair in pairs if pair.differ]
-        expert, policy = (self.logits([as_trajectory(pair, expert=which) for pair in told]) for which in (True, False))
-        values = {
-            "discriminator_right_on_expert": float(np.mean([one[0] < 0 for one in expert])) if told else float("nan"),
-            "discriminator_right_on_policy": float(np.mean([one[0] > 0 for one in policy])) if told else float("nan"),
-        }
+        told = [branches.of(trajectory) for trajectory in trajectories]
+        values = self._accuracy(told, [differing(trajectory) for trajectory in trajectories])
         accuracy = np.mean(list(values.values()))
         losses: list[float] = []
-        smoothing = settings.label_smoothing
-        targets = {True: smoothing, False: 1.0 - smoothing}  # of the expert's actions, of the policy's
-        rows = [self._row(as_trajectory(pair, expert=which), target) for pair in pairs for which, target in targets.items()]
+        rows = [self._row_to_learn(one, settings.label_smoothing) for one in told]
         epoch = 0
         while len(losses) < settings.steps and rows and not accuracy > settings.max_accuracy:
             order = np.random.default_rng([self._config.seed, cycle, epoch, 2]).permutation(len(rows))
@@ -90,7 +90,7 @@ class Discriminator:
         return values | {"discriminator_loss": float(np.mean(losses)) if losses else float("nan"), "discriminator_steps": len(losses)}
 
     def reward(self, trajectories: Sequence[Trajectory]) -> None:
-        """Sets every turn's `process_reward` in trajectories that are not masked."""
+        """Sets every turn's `process_reward` in trajectories that are not masked: of the policy's action there, if it was inspected, else of its own."""
         scored = [trajectory for trajectory in trajectories if trajectory.masked is None and trajectory.turns]
         for trajectory, logits in zip(scored, self.logits(scored), strict=True):
             trajectory.judge = "discriminator"
@@ -98,29 +98,59 @@ class Discriminator:
                 turn.process_reward = float(reward)
 
     def logits(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """log D - log(1 - D) of every turn's action, one array [T_i] a trajectory."""
-        found: list[np.ndarray] = []
-        ends = [np.cumsum([len(turn.prompt_tokens) + len(turn.tokens) for turn in one.turns]) - 1 for one in trajectories]
-        for step in self._steps([self._row(one, 0.0) for one in trajectories]):
-            for row in self._model.score(step).reshape(-1, step.tokens.shape[-1])[: len(ends) - len(found)]:
-                found.append(row[ends[len(found)]])
-        return found
+        """log D - log(1 - D) of every turn's action, the policy's where a trajectory was inspected: one array [T_i] a trajectory."""
+        rows, places = [], []
+        for trajectory in trajectories:
+            if "inspected" in trajectory.extra:
+                one = branches.of(trajectory)
+                rows.append(self._row(one))
+                places.append(branches.ends(one.policy))
+            else:
+                rows.append(self._row(branches.trunk_of(trajectory)))
+                places.append(np.cumsum([len(turn.prompt_tokens) + len(turn.tokens) for turn in trajectory.turns]) - 1)
+        return [found[place] for found, place in zip(self._scores(rows), places, strict=True)]
 
-    def _row(self, trajectory: Trajectory, target: float) -> Row:
-        tokens = np.asarray(trajectory.tokens, np.int32)
-        last = np.zeros(len(tokens), np.float32)
-        last[np.cumsum([len(turn.prompt_tokens) + len(turn.tokens) for turn in trajectory.turns]) - 1] = 1.0
-        return {
-            "tokens": tokens,
-            "positions": np.arange(len(tokens), dtype=np.int32),
-            "segment_ids": np.ones(len(tokens), np.int32),
-            "weights": last,
-            "targets": target * last,
-            "before": np.zeros(len(tokens), np.float32),
-        }
+    def _accuracy(self, told: Sequence[Branched], differ: Sequence[np.ndarray]) -> dict[str, float]:
+        """The share of the actions that differ which it takes for what they are."""
+        found = list(zip(told, differ, self._scores([self._row(one) for one in told]), strict=True))
+        expert = [logits[branches.ends(one.expert)][which] < 0 for one, which, logits in found]
+        policy = [logits[branches.ends(one.policy)][which] > 0 for one, which, logits in found]
+        right = {"discriminator_right_on_expert": np.concatenate([[], *expert]), "discriminator_right_on_policy": np.concatenate([[], *policy])}
+        return {name: float(np.mean(each)) if each.size else float("nan") for name, each in right.items()}
+
+    def _scores(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """The number after every token, and after padding: one array [T] a row."""
+        scores = [row for step in self._steps(rows) for row in self._model.score(step).reshape(-1, step.tokens.shape[-1])]
+        return scores[: len(rows)]  # the last step is filled up with empty rows
+
+    def _row_to_learn(self, one: Branched, smoothing: float) -> Row:
+        row, asked = self._row(one), {smoothing: branches.ends(one.expert), 1.0 - smoothing: branches.ends(one.policy)}
+        for target, places in asked.items():
+            row["weights"][places], row["targets"][places] = 1.0, target
+        return row
+
+    def _row(self, one: Branched) -> dict[str, np.ndarray]:
+        return one.arrays() | {name: np.zeros(len(one.tokens), np.float32) for name in ("weights", "targets", "before")}
 
     def _steps(self, rows: Sequence[Row]) -> list[ScalarBatch]:
         learn = self._config.learn
         lengths = sorted({*learn.length_buckets, self._config.rollout.max_context})
-        made = steps_of(rows, accumulation=learn.accumulation, size=learn.rows, lengths=lengths, fill={"tokens": self._pad_id})
-        return [ScalarBatch(**step) for step in made]
+        fill = branches.FILL | {"tokens": self._pad_id}
+        return [ScalarBatch(**step) for step in steps_of(rows, accumulation=learn.accumulation, size=learn.rows, lengths=lengths, fill=fill)]
+
+
+def batches(trajectories: Sequence[Trajectory], *, rows: int, accumulation: int, lengths: Sequence[int], pad_id: int) -> list[BranchedBatch]:
+    """PPO's optimizer steps [accumulation, rows, T] on inspected actions, an inspected trajectory a row.
+
+    A turn's advantage is that of the policy's action at its state: loss weights A_i / (n k_i) on that action's k_i tokens, at n states.
+    """
+    made = []
+    for trajectory in trajectories:
+        row = branches.of(trajectory)
+        each = [turn.advantage / (len(trajectory.turns) * len(found["tokens"])) for turn, found in zip(trajectory.turns, trajectory.extra["inspected"])]
+        made.append(row.arrays() | {
+            "loss_weights": np.append(0.0, each)[row.policy].astype(np.float32),
+            "behavior_logprobs": np.where(row.policy > 0, row.behavior_logprobs, 0.0).astype(np.float32),
+            "turn_ids": row.policy,
+        })  # fmt: skip
+    return list(branches.batches(made, size=rows, accumulation=accumulation, lengths=lengths, pad_id=pad_id))

@@ -13,13 +13,14 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from epo_jax import partners, recorded, strategist as strategists
-from epo_jax.batch import TrajectoryBatch, check_buckets, make_batches
+from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
 from epo_jax.generate.engine import Engine
@@ -41,7 +42,6 @@ from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episodes_of_evaluation, episodes_of_round
 from epo_jax.run_folder import RunFolder
 from epo_jax.stepagent import implicit, inspection, inverse
-from epo_jax.stepagent.inspection import Pair
 from epo_jax.stepagent.inverse import Discriminator
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
@@ -94,8 +94,8 @@ class StepAgentRun:
             if position.round >= self.config.rounds:
                 break
             values: dict[str, float] = {}
-            pairs = self.inspect(values)
-            batches = self.reflect_implicitly(pairs) if self.config.stepagent.reflection == "implicit" else self.reflect_by_reward(pairs, values)
+            found, implicitly = self.inspect(values), self.config.stepagent.reflection == "implicit"
+            batches = self.reflect_implicitly(found) if implicitly else self.reflect_by_reward(found, values)
             self.learn(batches, values)
             self._report_cycle(values)
         self.finish()
@@ -118,8 +118,8 @@ class StepAgentRun:
         self.learner.begin_rounds()
         self._renew_engine()
 
-    def inspect(self, values: dict[str, float]) -> list[Pair]:
-        """The cycle's pairs. Inspected trajectories are kept; those that an earlier start left with the same weights are read back."""
+    def inspect(self, values: dict[str, float]) -> list[Trajectory]:
+        """The cycle's expert trajectories with what the policy would do. Inspected trajectories are kept; those that an earlier start left with the same weights are read back."""
         cycle, settings, start = self.learner.position.round, self.config.stepagent, time.monotonic()
         path = self.folder.path / "inspections" / f"cycle_{cycle:03d}.jsonl"
         experts = _kept(path, self.learner.version)
@@ -135,32 +135,24 @@ class StepAgentRun:
                 if not asyncio.run(inspected):
                     self.learner.save_and_stop()
             write_jsonl(path, experts)
-        found = inspection.pairs_of(experts, self.config.learn.max_length)
+        found = inspection.inspected(experts, self.config.learn.max_length)
+        differing = np.concatenate([np.zeros(0), *(inspection.differing(trajectory) for trajectory in found)])
         values |= {
-            "states": len(found),
-            "agreement": float(np.mean([not pair.differ for pair in found])) if found else math.nan,
+            "states": len(differing),
+            "agreement": 1.0 - float(np.mean(differing)) if differing.size else math.nan,
             "seconds_inspect": time.monotonic() - start,
         }
-        if settings.reflection == "implicit":
-            found = [pair for pair in found if pair.differ]
-        return inspection.drawn(found, settings.pairs, (self.config.seed, cycle))
+        return found
 
-    def reflect_implicitly(self, pairs: Sequence[Pair]) -> list[TrajectoryBatch]:
-        """The cycle's optimizer steps on pairs."""
-        learn = self.config.learn
-        made: list[TrajectoryBatch] = []
-        for epoch in range(learn.epochs):
-            mixed = inspection.drawn(pairs, len(pairs), (self.config.seed, self.learner.position.round, epoch, 3))
-            made += implicit.batches(
-                mixed, rows=learn.rows, accumulation=learn.accumulation, lengths=sorted(learn.length_buckets), pad_id=self.strategist.tokenizer.pad_id
-            )
-        return made
+    def reflect_implicitly(self, inspected: Sequence[Trajectory]) -> list[BranchedBatch]:
+        """The cycle's optimizer steps on pairs of actions."""
+        return [batch for mixed in self._epochs(inspected) for batch in implicit.batches(mixed, **self._rows_that_branch())]
 
-    def reflect_by_reward(self, pairs: Sequence[Pair], values: dict[str, float]) -> list[TrajectoryBatch]:
+    def reflect_by_reward(self, inspected: Sequence[Trajectory], values: dict[str, float]) -> list[TrajectoryBatch] | list[BranchedBatch]:
         """Discriminator, its rewards, the critic, and the cycle's PPO steps, on the inspected actions or on episodes of the policy's own."""
-        cycle, learn, settings = self.learner.position.round, self.config.learn, self.config.credit
-        values |= self.discriminator.learn(pairs, cycle)
-        trajectories = self._states(pairs, values)
+        cycle, settings = self.learner.position.round, self.config.credit
+        values |= self.discriminator.learn(inspected, cycle)
+        trajectories = self._states(inspected, values)
         self.discriminator.reward(trajectories)
         self.critic.value(trajectories, self.learner.exported_params())
         for group in by_environment(trajectories).values():
@@ -169,13 +161,11 @@ class StepAgentRun:
         values |= self.critic.learn(trajectories, self.learner.exported_params(), cycle)
         rewards = [turn.process_reward for one in trajectories if one.masked is None for turn in one.turns]
         values |= {"step_reward": float(np.mean(rewards)), "step_reward_deviation": float(np.std(rewards))}
-        made: list[TrajectoryBatch] = []
-        for epoch in range(learn.epochs):
-            order = np.random.default_rng([self.config.seed, cycle, epoch]).permutation(len(trajectories))
-            made += self._batched([trajectories[index] for index in order], learn)
-        return made
+        if self.config.stepagent.reflect_on == "inspection":
+            return [batch for mixed in self._epochs(trajectories) for batch in inverse.batches(mixed, **self._rows_that_branch())]
+        return [batch for mixed in self._epochs(trajectories) for batch in self._batched(mixed, self.config.learn)]
 
-    def learn(self, batches: Sequence[TrajectoryBatch], values: dict[str, float]) -> None:
+    def learn(self, batches: Sequence[TrajectoryBatch] | Sequence[BranchedBatch], values: dict[str, float]) -> None:
         """The cycle's optimizer steps; then the sampler gets the new weights."""
         position, start, rows = self.learner.position, time.monotonic(), []
         done = position.steps
@@ -228,20 +218,27 @@ class StepAgentRun:
         pad_id = self.strategist.tokenizer.pad_id
         return kind(self.config, self.strategist.config, self.learner.exported_params(), pad_id, self.mesh, self.folder.path / name)
 
-    def _states(self, pairs: Sequence[Pair], values: dict[str, float]) -> list[Trajectory]:
-        """What PPO learns from: inspected actions as trajectories of one turn, or episodes of the policy's own."""
+    def _epochs(self, trajectories: Sequence[Trajectory]) -> Iterator[list[Trajectory]]:
+        """The cycle's trajectories once for each epoch, in a seeded order."""
+        for epoch in range(self.config.learn.epochs):
+            order = np.random.default_rng([self.config.seed, self.learner.position.round, epoch]).permutation(len(trajectories))
+            yield [trajectories[index] for index in order]
+
+    def _rows_that_branch(self) -> dict[str, Any]:
+        """The shape of an optimizer step on inspected trajectories."""
+        learn = self.config.learn
+        return {
+            "rows": learn.rows, "accumulation": learn.accumulation, "lengths": sorted(learn.length_buckets), "pad_id": self.strategist.tokenizer.pad_id
+        }  # fmt: skip
+
+    def _states(self, inspected: list[Trajectory], values: dict[str, float]) -> list[Trajectory]:
+        """What PPO learns from: what was inspected, or episodes of the policy's own."""
         cycle, rollout = self.learner.position.round, self.config.rollout
         path = self.folder.trajectories(cycle)
         if self.config.stepagent.reflect_on == "episodes":
             episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=cycle)
             return self._play(f"cycle {cycle + 1} play", episodes, rollout.temperature, path, values)
-        kept = _kept(path, self.learner.version)
-        if kept is not None:
-            return kept
-        trajectories = [inspection.as_trajectory(pair) for pair in pairs]
-        for trajectory in trajectories:
-            trajectory.round, trajectory.weights_version = cycle, self.learner.version
-        return trajectories
+        return _kept(path, self.learner.version) or inspected  # kept with the values that the critic had for them then
 
     def _play(self, title: str, episodes: list[Episode], temperature: float, path: Path, values: dict[str, float]) -> list[Trajectory]:
         player = Player(
@@ -301,7 +298,7 @@ class StepAgentRun:
         """At most."""
         learn, settings = self.config.learn, self.config.stepagent
         episodes = settings.reflection == "inverse" and settings.reflect_on == "episodes"
-        return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.pairs) / (learn.rows * learn.accumulation))
+        return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.experts) / (learn.rows * learn.accumulation))
 
     def _sampling(self, temperature: float | None = None):
         return strategists.sampling(self.config, self.config.rollout.temperature if temperature is None else temperature)
@@ -346,8 +343,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"actor is {config.actor}: in StepAgent the policy acts itself, set it to policy.")
     if config.evaluator != "none":
         raise UserError(f"evaluator is {config.evaluator}: StepAgent's episodes are scored by the environments alone, set it to none.")
-    if min(settings.experts, settings.pairs) < 1 or not settings.beta > 0 or settings.clone_weight < 0:
-        raise UserError("stepagent.experts, pairs and beta must be positive, clone_weight at least 0.")
+    if settings.experts < 1 or not settings.beta > 0 or settings.clone_weight < 0:
+        raise UserError("stepagent.experts and beta must be positive, clone_weight at least 0.")
     if not 0.0 <= guards.label_smoothing < 0.5 or guards.steps < 0:
         raise UserError("stepagent.discriminator.label_smoothing must be at least 0 and below 0.5, and steps at least 0.")
     choices.check(config.learn)
@@ -356,6 +353,8 @@ def check(config: ConfigDict) -> None:
         if config.credit.estimator != "ppo":
             raise UserError(f"credit.estimator is {config.credit.estimator}: inverse reflection learns by PPO, set it to ppo.")
         critic.check(config)
+        if settings.reflect_on == "inspection" and (config.credit.discount, config.credit.gae, config.learn.normalisation) != (0.0, "turn", "turn"):
+            raise UserError("nothing follows an inspected action: set credit.discount to 0.0, credit.gae and learn.normalisation to turn.")
         if config.credit.permute:
             raise UserError("credit.permute is not in StepAgent: set it to False.")
 

@@ -51,7 +51,7 @@ def test_value_loss_by_hand() -> None:
 
 
 def test_the_number_is_the_head_of_the_last_hidden_state() -> None:
-    given = ScalarBatch(*(array[0] for array in batch(np.zeros((2, 2)))))
+    given = jax.tree.map(lambda array: array[0], batch(np.zeros((2, 2))))
     head = {"weight": jnp.arange(16.0), "bias": jnp.asarray(3.0)}
     hidden = llama.hidden_states(parameters(), CONFIG, given.tokens, given.positions, given.segment_ids)
     np.testing.assert_allclose(scalars(head, parameters(), CONFIG, given), np.asarray(hidden) @ np.arange(16.0) + 3.0, rtol=1e-4, atol=1e-4)

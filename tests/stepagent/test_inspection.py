@@ -13,7 +13,7 @@ from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare
-from epo_jax.stepagent import inspection
+from epo_jax.stepagent import branches, inspection
 from epo_jax.trajectory import Trajectory, Turn
 
 CONFIG = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -58,25 +58,23 @@ def test_each_action_is_what_a_session_of_its_own_would_sample(engine) -> None:
             state += turn.tokens
 
 
-def test_pairs_hold_the_state_and_know_whether_the_two_agree(engine) -> None:
+def test_what_does_not_fit_is_cut_by_whole_turns(engine) -> None:
     trajectories = experts()
     asyncio.run(inspection.inspect(engine, Words(), trajectories, SAMPLING, at_once=4))
-    trajectories[0].extra["inspected"][1]["text"] = f"  {trajectories[0].turns[1].strategy} "
-    pairs = inspection.pairs_of(trajectories, max_length=24)
-    first = [pair for pair in pairs if pair.task_id == "0"]
-    assert [pair.differ for pair in first] == [True, False, True][: len(first)]
-    second = trajectories[0].turns[1]
-    assert first[1].state == trajectories[0].turns[0].prompt_tokens + trajectories[0].turns[0].tokens + second.prompt_tokens
-    assert first[1].expert == second.tokens
-    assert all(len(pair.state) + max(len(pair.expert), len(pair.policy)) <= 24 for pair in pairs) and len(pairs) < 12
-    assert inspection.as_trajectory(first[0]).tokens == first[0].state + first[0].policy
-    assert inspection.as_trajectory(first[0], expert=True).tokens == first[0].state + first[0].expert
+    for length in (5, 24, 99):
+        for trajectory in trajectories:
+            sizes = np.cumsum([9 + len(found["tokens"]) for found in trajectory.extra["inspected"]])  # 5 read, 3 said, the state's last again
+            cut = inspection.inspected([trajectory], length)
+            assert [len(one.turns) for one in cut] == [count for count in [int((sizes <= length).sum())] if count]
+            assert all(len(branches.of(one).tokens) == sizes[len(one.turns) - 1] for one in cut)
+    assert len(trajectories[2].turns) == 5  # the given ones stay whole
 
 
-def test_drawing_is_seeded_and_bounded() -> None:
-    pairs = list(range(10))
-    assert inspection.drawn(pairs, 4, (0, 1)) == inspection.drawn(pairs, 4, (0, 1)) != inspection.drawn(pairs, 4, (0, 2))
-    assert sorted(inspection.drawn(pairs, 99, (0,))) == pairs
+def test_saying_the_same_in_other_white_space_is_agreement(engine) -> None:
+    (trajectory, *_) = experts()
+    asyncio.run(inspection.inspect(engine, Words(), [trajectory], SAMPLING, at_once=4))
+    trajectory.extra["inspected"][1]["text"] = f"  {trajectory.turns[1].strategy} "
+    assert inspection.differing(trajectory).tolist() == [True, False, True]
 
 
 def test_a_full_context_ends_a_trajectory_early_and_a_stop_leaves_none_half_done(engine) -> None:

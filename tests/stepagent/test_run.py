@@ -35,7 +35,7 @@ TINY = {
     "rollout.slots": 8,
     "rollout.max_context": 512,
     "rollout.max_strategy_tokens": 6,
-    "learn.rows": 8,
+    "learn.rows": 4,
     "learn.accumulation": 1,
     "learn.epochs": 2,
     "learn.max_length": 512,
@@ -44,7 +44,6 @@ TINY = {
     "warm_start.accumulation": 1,
     "warm_start.episodes": 8,
     "stepagent.experts": 4,
-    "stepagent.pairs": 8,
     "stepagent.discriminator.steps": 2,
     "rounds": 2,
     "evaluate.tasks": 2,
@@ -90,7 +89,7 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
     assert [row["step"] for row in rows(folder, "evaluation")] == [0, 2]
     cycles, steps = rows(folder, "round"), rows(folder, "step")
     assert len(cycles) == 2 and all(0 <= row["agreement"] <= 1 and row["states"] == 16 for row in cycles)
-    assert len(steps) == 4 and all(row["trajectories"] == 16 for row in steps)  # eight pairs, twice a cycle
+    assert len(steps) == 4 and all(row["trajectories"] == 4 for row in steps)  # all four, twice a cycle
     for first, second in (steps[:2], steps[2:]):
         np.testing.assert_allclose(first["loss"], math.log(2), atol=1e-4)  # a cycle begins where its reference stands
         assert second["loss"] < first["loss"]
@@ -104,7 +103,7 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("reflect_on", ["inspection", "episodes"])
 def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect_on: str, tmp_path: pathlib.Path) -> None:
-    changes = {"stepagent.reflect_on": reflect_on}
+    changes = {"stepagent.reflect_on": reflect_on, "credit.discount": 0.0 if reflect_on == "inspection" else 0.9}
     unbroken = StepAgentRun(tiny("inverse", tmp_path / "unbroken", **changes), StopRequest())
     unbroken.everything()
     stop = Asked()
@@ -121,7 +120,7 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
     first, second = rows(unbroken.folder.path, "round")
     assert first["discriminator_steps"] == 2 and first["critic_loss"] > 0 and second["step_reward"] > 0
     trained = read_jsonl(unbroken.folder.trajectories(1))
-    assert all(len(one.turns) == 1 for one in trained) == (reflect_on == "inspection")
+    assert all(len(one.extra["inspected"]) == len(one.turns) for one in trained) if reflect_on == "inspection" else len(trained) == 8
     np.testing.assert_allclose(np.mean([np.mean([turn.advantage for turn in one.turns]) for one in trained]), 0.0, atol=1e-6)
 
 
@@ -135,6 +134,7 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         ("inverse", {"credit.estimator": "reinforce", "critic.trunk": "none"}, "set it to ppo"),
         ("inverse", {"critic.trunk": "none"}, "needs a value head"),
         ("inverse", {"stepagent.reward": "D"}, "expert, log_odds"),
+        ("inverse", {"credit.discount": 0.9}, "nothing follows an inspected action"),
         ("inverse", {"stepagent.discriminator.label_smoothing": 0.5}, "below 0.5"),
     ],
 )
