@@ -35,7 +35,7 @@ from epo_jax.trajectory import Trajectory, read_jsonl  # noqa: E402
 Changes = dict[str, object]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Method:
     """A row. changes: of the configuration's fields; one_round: the whole budget in one round; agent: the policy itself acts."""
 
@@ -54,15 +54,15 @@ METHODS = (
     Method("none", "no training", {"rounds": 0}, seeded=False),
     Method("bc", "cloning more demonstrations", {"credit.estimator": "bc", "learn.clip_low": 0.0, "learn.clip_high": 0.0}),
     Method("epo", "`epo` as published", PUBLISHED),
-    Method("epo_verifier", "`epo`, verifier only (no process reward)", PUBLISHED | {"judge": "verifier"}),
-    Method("epo_one_round", "`epo`, one round only (no self-play)", PUBLISHED, one_round=True),
+    Method("epo_verifier", "`epo` with verifier only (no process reward)", PUBLISHED | {"judge": "verifier"}),
+    Method("epo_one_round", "`epo` in one round (no self-play)", PUBLISHED, one_round=True),
     Method("reinforce", "`reinforce`"),
     Method("grpo", "`grpo`", GROUP | {"credit.estimator": "grpo"}),
     Method("gigpo", "`gigpo`", GROUP | {"credit.estimator": "gigpo"}),
     Method("ppo", "`ppo`", {"credit.estimator": "ppo", "critic.trunk": "own"}),
-    Method("permuted", "control: `reinforce`, advantages permuted", {"credit.permute": True}),
-    Method("stepagent_implicit", "StepAgent, implicit", config="configs/stepagent.py:implicit", agent=True),
-    Method("stepagent_inverse", "StepAgent, inverse", config="configs/stepagent.py:inverse", agent=True),
+    Method("permuted", "control (`reinforce` with permuted advantages)", {"credit.permute": True}),
+    Method("stepagent_implicit", "StepAgent implicit", config="configs/stepagent.py:implicit", agent=True),
+    Method("stepagent_inverse", "StepAgent inverse", config="configs/stepagent.py:inverse", agent=True),
 )
 
 
@@ -149,11 +149,12 @@ def run(method: Method, seed: int, budget: Budget, output: pathlib.Path, setting
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One finished run: its episodes before and after, and how long it took."""
+    """One finished run: its episodes before and after, how many tokens its optimizer steps read in all, and how long it took."""
 
     before: list[Trajectory]
     after: list[Trajectory]
     budget: Budget
+    tokens: float
     seconds: float
 
     def figure(self, environment: str, name: str, *, after: bool) -> dict[str, float]:
@@ -173,7 +174,8 @@ def read(folder: pathlib.Path) -> Result | None:
     seconds = rows[-1]["time"] - _seconds(starts[0]["time"]) if len(starts) == 1 else math.nan  # of a continued run nobody knows
     episodes = config["stepagent.experts"] if config["learn_from"] == "stepagent" else config["rollout.episodes"]
     budget = Budget(config["rounds"], episodes, config["evaluate.tasks"])
-    return Result(list(read_jsonl(played[0])), list(read_jsonl(played[-1])), budget, seconds)
+    read_tokens = {row["step"]: row["read_tokens"] for row in rows if row["kind"] == "step"}  # a step that was taken again is written twice
+    return Result(list(read_jsonl(played[0])), list(read_jsonl(played[-1])), budget, sum(read_tokens.values()), seconds)
 
 
 FIGURES = (("alfworld", "success", "ALFWorld success"), ("webshop", "success", "WebShop success"), ("webshop", "reward", "WebShop reward"))
@@ -181,27 +183,62 @@ FIGURES = (("alfworld", "success", "ALFWorld success"), ("webshop", "success", "
 
 def write(document: pathlib.Path, output: pathlib.Path, budget: Budget) -> None:
     """The table of all rows that are finished with this budget."""
-    lines, pending, seconds = [], [], []
+    found: dict[Method, list[Result]] = {}
     for method in METHODS:
         folders = sorted(output.glob(f"{method.name}-seed*")) if method.seeded else [output / method.name]
         results = [result for folder in folders if (result := read(folder)) is not None and _is_of(result.budget, budget, method)]
-        if not results:
-            pending.append(method.told)
-            continue
-        seconds += [result.seconds for result in results if math.isfinite(result.seconds)]
-        cells = [_cell(results, environment, figure, trained=method.seeded) for environment, figure, _ in FIGURES]
-        lines.append(f"| {method.told} | {len(results)} | {' | '.join(cells)} |")
-    if not lines:
+        if results:
+            found[method] = results
+    if not found:
         raise UserError(f"no row in {output} is finished with this budget: run the table first, without --write.")
-    header = [f"| method | runs | {' | '.join(title for _, _, title in FIGURES)} |", "|---|---|---|---|---|"]
+    pending = [method.told for method in METHODS if method not in found]
+    seconds = [result.seconds for results in found.values() for result in results if math.isfinite(result.seconds)]
+    header = [f"| method | runs | tokens, thousands | {' | '.join(title for _, _, title in FIGURES)} |", "|---|---|---|---|---|---|"]
+    lines = [_line(method, results) for method, results in found.items()]
     text = TEXT.format(
         rounds=budget.rounds, episodes=budget.episodes, total=budget.rounds * budget.episodes, tasks=budget.tasks,
         table="\n".join(header + lines), runs=len(seconds), minutes=f"{np.median(seconds) / 60:.1f}" if seconds else "–",
-        pending=f"\nNot finished: {'; '.join(pending)}.\n" if pending else "",
+        pending=f"\nNot finished: {'; '.join(pending)}.\n" if pending else "", told="\n".join(what_came_out(found)),
     )  # fmt: skip
     document.parent.mkdir(parents=True, exist_ok=True)
     write_whole(document, text)
     print(f"wrote {document}: {len(lines)} methods" + (f", {len(pending)} not finished" if pending else ""))
+
+
+def what_came_out(found: dict[Method, list[Result]]) -> list[str]:
+    """Of every figure a line of the document: for whom it rose or fell, and who ended above or below the published method."""
+    published = next((results for method, results in found.items() if method.name == "epo"), None)
+    lines = []
+    for environment, figure, title in FIGURES:
+        trained = {method: results for method, results in found.items() if method.seeded}
+        changes = {method.told: difference(results, results, environment, figure, before=True) for method, results in trained.items()}
+        parts = [_by_sign(changes, "rose", "fell")]
+        others = {method: results for method, results in trained.items() if method.name != "epo" and not method.agent}
+        if published is not None and others:
+            margins = {method.told: difference(published, results, environment, figure) for method, results in others.items()}
+            parts.append(_by_sign(margins, "ended above `epo` as published", "ended below it"))
+        lines.append(f"- {title}: {'; '.join(parts)}.")
+    return lines
+
+
+def difference(results: Sequence[Result], others: Sequence[Result], environment: str, figure: str, *, before: bool = False) -> Estimate | None:
+    """How much more the others had after their training than the first had after theirs, or `before` it; None where they share no task."""
+    first = _over_seeds([result.figure(environment, figure, after=not before) for result in results])
+    second = _over_seeds([result.figure(environment, figure, after=True) for result in others])
+    both = sorted(first.keys() & second.keys())
+    return estimate([second[task] - first[task] for task in both]) if both else None
+
+
+def _by_sign(differences: dict[str, Estimate | None], above: str, below: str) -> str:
+    """In words: whose intervals lie above 0, and whose below."""
+    known = {name: found for name, found in differences.items() if found is not None}
+    names = {above: [name for name, found in known.items() if found.low > 0], below: [name for name, found in known.items() if found.high < 0]}
+    return "; ".join(f"{words}: {', '.join(those) or 'none'}" for words, those in names.items())
+
+
+def _line(method: Method, results: Sequence[Result]) -> str:
+    cells = [_cell(results, environment, figure, trained=method.seeded) for environment, figure, _ in FIGURES]
+    return f"| {method.told} | {len(results)} | {np.median([result.tokens for result in results]) / 1000:.0f} | {' | '.join(cells)} |"
 
 
 TEXT = """# What the methods learn
@@ -213,10 +250,14 @@ played {tasks} held-out tasks of each environment before and after, sampled at t
 seeds, and in brackets the difference with its 95 % interval: a bootstrap over tasks, each paired with itself and averaged over seeds first. The
 interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Above are strategists that advise the literal
 actor; in the rows of StepAgent the policy itself acts, from a clone of demonstrations that are not counted in the budget, so that these compare with their own
-beginning alone; their episodes are the experts', inspected and not played.
+beginning alone; their episodes are the experts', inspected and not played. Tokens are what the optimizer steps read, median of the runs.
 
 {table}
 {pending}
+What came out, of the differences whose intervals do not hold 0 (of so many, one or two in twenty exclude it by chance):
+
+{told}
+
 A run took {minutes} minutes (median of {runs} runs that were not interrupted; the machine was not measured to be idle).
 
 What this table cannot show: anything about large models, whose priors decide what there is to explore; about longer training than this budget; about
@@ -227,16 +268,14 @@ the published judge, as these rewards are the environments' own; or differences 
 def _cell(results: Sequence[Result], environment: str, figure: str, *, trained: bool) -> str:
     """ "12.0 → 20.5 (+8.5 [+3.0, +14.0])": percentages for success, thousandths for the reward."""
     before = _over_seeds([result.figure(environment, figure, after=False) for result in results])
-    after = _over_seeds([result.figure(environment, figure, after=True) for result in results])
-    both = sorted(before.keys() & after.keys())
-    if not both:
+    change = difference(results, results, environment, figure, before=True)
+    if change is None:
         return "–"
     scale, digits = (100.0, 1) if figure != "reward" else (1.0, 3)
-    mean = scale * float(np.mean([before[task] for task in both]))
+    mean = scale * float(np.mean(list(before.values())))
     if not trained:
-        found = estimate([before[task] for task in both])
+        found = estimate(list(before.values()))
         return f"{mean:.{digits}f} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
-    change: Estimate = estimate([after[task] - before[task] for task in both])
     signed = ", ".join(f"{scale * value:+.{digits}f}" for value in (change.low, change.high))
     return f"{mean:.{digits}f} → {mean + scale * change.mean:.{digits}f} ({scale * change.mean:+.{digits}f} [{signed}])"
 

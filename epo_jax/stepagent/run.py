@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from epo_jax import partners, recorded, strategist as strategists
+from epo_jax import compilation, partners, recorded, strategist as strategists
 from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
@@ -71,6 +71,8 @@ class StepAgentRun:
         self.strategist = strategists.load(config, self.mesh, texts)
         self._recorded = self._read_recorded()
         self.folder = RunFolder.open(config)
+        if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
+            say(trouble)
         self.strategist.tokenizer.save(self.folder.tokenizer)
         self.metrics = MetricsWriter.of_run(config, self.folder.path)
         self.page = RunPage(self.folder.path)

@@ -35,7 +35,7 @@ TINY = {
     "rollout.slots": 8,
     "rollout.max_context": 512,
     "rollout.max_strategy_tokens": 6,
-    "learn.rows": 4,
+    "learn.rows": 8,
     "learn.accumulation": 1,
     "learn.epochs": 2,
     "learn.max_length": 512,
@@ -43,7 +43,7 @@ TINY = {
     "warm_start.rows": 8,
     "warm_start.accumulation": 1,
     "warm_start.episodes": 8,
-    "stepagent.experts": 4,
+    "stepagent.experts": 8,
     "stepagent.discriminator.steps": 2,
     "rounds": 2,
     "evaluate.tasks": 2,
@@ -84,12 +84,12 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
     run.everything()
     folder = run.folder.path
     inspected = read_jsonl(folder / "inspections" / "cycle_001.jsonl")
-    assert len(inspected) == 4 and all(len(one.extra["inspected"]) == len(one.turns) for one in inspected)
+    assert len(inspected) == 8 and all(len(one.extra["inspected"]) == len(one.turns) for one in inspected)
     assert not {one.task_id for one in inspected} & {one.task_id for one in read_jsonl(folder / "inspections" / "cycle_000.jsonl")}
     assert [row["step"] for row in rows(folder, "evaluation")] == [0, 2]
     cycles, steps = rows(folder, "round"), rows(folder, "step")
-    assert len(cycles) == 2 and all(0 <= row["agreement"] <= 1 and row["states"] == 16 for row in cycles)
-    assert len(steps) == 4 and all(row["trajectories"] == 4 for row in steps)  # all four, twice a cycle
+    assert len(cycles) == 2 and all(0 <= row["agreement"] <= 1 and row["states"] == 32 for row in cycles)
+    assert len(steps) == 4 and all(row["trajectories"] == 8 for row in steps)  # all of them, twice a cycle
     for first, second in (steps[:2], steps[2:]):
         np.testing.assert_allclose(first["loss"], math.log(2), atol=1e-4)  # a cycle begins where its reference stands
         assert second["loss"] < first["loss"]

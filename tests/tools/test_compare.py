@@ -26,7 +26,8 @@ def finished_run(method: compare.Method, seed: int, output: pathlib.Path, before
         write_jsonl(folder / "evaluation" / f"round_{number:03d}.jsonl", episodes)
     config = {"rounds": 2, "rollout.episodes": 16, "stepagent.experts": 16, "evaluate.tasks": 4, "learn_from": "rounds"} | changes
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "metrics.jsonl").write_text(json.dumps({"time": 1_000_000_120.0}) + "\n")
+    steps = [{"kind": "step", "step": step, "read_tokens": 2500.0, "time": 1_000_000_120.0} for step in (1, 2, 2)]  # the second was taken again
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
     (folder / "provenance.jsonl").write_text(json.dumps({"time": "2001-09-09T01:46:40+0000"}) + "\n")
     (folder / "strategist").mkdir()
     (folder / "strategist" / "config.json").write_text("{}")
@@ -45,11 +46,24 @@ def test_the_table_says_what_was_recorded(tmp_path: pathlib.Path) -> None:
     text = document.read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| `grpo`")]
     # Households: task 0 stays won; 1 and 2 are won by both seeds, 3 by one: +0, +1, +1, +0.5.
-    assert row.startswith("| `grpo` | 2 | 25.0 → 87.5 (+62.5 [")
+    assert row.startswith("| `grpo` | 2 | 5 | 25.0 → 87.5 (+62.5 [")
     assert "| 25.0 → 37.5 (+12.5 [" in row and "| 0.250 → 0.375 (+0.125 [" in row
     assert "2.0 minutes" in text and "32 in all" in text
     pending = next(line for line in text.splitlines() if line.startswith("Not finished"))
     assert "`ppo`" in pending and "`grpo`" not in pending
+
+
+def test_what_came_out_is_what_the_intervals_say(tmp_path: pathlib.Path) -> None:
+    rows = {"none": ([1, 1], [1, 1]), "epo": ([1, 1], [1, 4]), "grpo": ([0, 1], [4, 1]), "reinforce": ([4, 4], [0, 4]), "stepagent_implicit": ([0, 0], [4, 4])}
+    for name, (before, after) in rows.items():
+        finished_run(method(name), 0, tmp_path, before, after)
+    compare.write(tmp_path / "t.md", tmp_path, BUDGET)
+    households, goals, _ = [line for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("- ")]
+    assert households == (
+        "- ALFWorld success: rose: `grpo`, StepAgent implicit; fell: `reinforce`; ended above `epo` as published: `grpo`; ended below it: none."
+    )  # one of four lost to epo's one of four: the interval holds 0
+    assert goals.startswith("- WebShop success: rose: `epo` as published, StepAgent implicit; fell: none; ended above `epo` as published: none; ended below")
+    assert goals.endswith("ended below it: `grpo`.")
 
 
 def test_finished_rows_are_skipped_and_failures_do_not_stop_the_others(tmp_path: pathlib.Path, monkeypatch, capsys) -> None:
