@@ -46,32 +46,27 @@ class Branched:
 
 def of(trajectory: Trajectory) -> Branched:
     """The row of a trajectory that holds what `inspection.inspect` leaves, one action of the policy's for every turn."""
-    trunk, marks = [], []  # tokens, and 1 … n on the expert's actions
-    branches: list[tuple[list[int], np.ndarray, int, int, list[float]]] = []
+    trunk, branches, length = [], [], 0
     for number, (turn, found) in enumerate(zip(trajectory.turns, trajectory.extra["inspected"], strict=True), start=1):
-        trunk += turn.prompt_tokens
-        marks += [0] * len(turn.prompt_tokens) + [number] * len(turn.tokens)
-        fork, said = len(trunk) - 1, found["tokens"]
-        branches.append(([trunk[fork], *said], np.arange(fork, fork + 1 + len(said)), fork, number, found["logprobs"]))
-        trunk += turn.tokens
-    read = np.zeros(len(trunk))
-    return Branched(
-        tokens=np.concatenate([trunk, *(tokens for tokens, *_ in branches)]).astype(np.int32),
-        positions=np.concatenate([np.arange(len(trunk)), *(positions for _, positions, *_ in branches)]).astype(np.int32),
-        forks=np.concatenate([read + TRUNK, *(np.full(len(tokens), fork) for tokens, _, fork, *_ in branches)]).astype(np.int32),
-        expert=np.concatenate([marks, *(np.zeros(len(tokens)) for tokens, *_ in branches)]).astype(np.int32),
-        policy=np.concatenate([read, *([0, *[number] * (len(tokens) - 1)] for tokens, _, _, number, _ in branches)]).astype(np.int32),
-        behavior_logprobs=np.concatenate(
-            [np.where(np.array(marks) > 0, UNKNOWN_LOGPROB, 0.0), *([0.0, *logprobs] for *_, logprobs in branches)]
-        ).astype(np.float32),
-    )
+        trunk.append(_piece(turn.prompt_tokens, length, TRUNK))
+        length += len(turn.prompt_tokens)
+        trunk.append(_piece(turn.tokens, length, TRUNK, expert=number, logprobs=[UNKNOWN_LOGPROB] * len(turn.tokens)))
+        branches.append(_piece(turn.prompt_tokens[-1:], length - 1, length - 1))
+        branches.append(_piece(found["tokens"], length, length - 1, policy=number, logprobs=found["logprobs"]))
+        length += len(turn.tokens)
+    return Branched(*(np.concatenate(arrays) for arrays in zip(*trunk, *branches, strict=True)))
 
 
 def trunk_of(trajectory: Trajectory) -> Branched:
     """A trajectory's own tokens as a row without a branch; no action in it is numbered."""
-    tokens = np.asarray(trajectory.tokens, np.int32)
-    none = np.zeros_like(tokens)
-    return Branched(tokens, np.arange(len(tokens), dtype=np.int32), np.full_like(tokens, TRUNK), none, none, none.astype(np.float32))
+    return Branched(*_piece(trajectory.tokens, 0, TRUNK))
+
+
+def _piece(tokens: Sequence[int], start: int, fork: int, *, expert: int = 0, policy: int = 0, logprobs: Sequence[float] = ()) -> tuple[np.ndarray, ...]:
+    """The arrays of `Branched` for tokens that stand together, from position `start` on."""
+    count = len(tokens)
+    numbers = (np.full(count, each, np.int32) for each in (fork, expert, policy))
+    return np.asarray(tokens, np.int32), start + np.arange(count, dtype=np.int32), *numbers, np.asarray(logprobs or np.zeros(count), np.float32)
 
 
 def ends(marks: np.ndarray) -> np.ndarray:
