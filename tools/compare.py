@@ -48,6 +48,7 @@ class Method:
     seeded: bool = True
 
 
+SHORT = {"learn.learning_rate": 4e-4, "learn.accumulation": 4}  # a few small rounds need more and larger steps than ten of 192 episodes
 GROUP = {"rollout.group_size": 8}
 PUBLISHED = {"credit.estimator": "epo", "credit.discount": 0.99, "learn.clip_low": 0.0, "learn.clip_high": 0.0}
 METHODS = (
@@ -78,7 +79,8 @@ class Budget:
         """The fields that make a method's run cost this much. A field that the method sets itself is the method's."""
         rounds, episodes = (1, self.rounds * self.episodes) if method.one_round else (self.rounds, self.episodes)
         common: Changes = {"rounds": rounds, "evaluate.tasks": self.tasks, "evaluate.every": rounds, "tensorboard": False}
-        return common | {"stepagent.experts" if method.agent else "rollout.episodes": episodes} | method.changes
+        own: Changes = {"stepagent.experts": episodes} if method.agent else {"rollout.episodes": episodes} | SHORT
+        return common | own | method.changes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,8 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(names), help=f"of {', '.join(names)}")
     parser.add_argument("--seeds", default="0,1,2", help="of each method, joined by commas")
     parser.add_argument("--rounds", type=int, default=5, help="of each run")
-    parser.add_argument("--episodes", type=int, default=144, help="a round; a multiple of 8, which the group methods need")
-    parser.add_argument("--tasks", type=int, default=100, help="held-out tasks of each environment")
+    parser.add_argument("--episodes", type=int, default=64, help="a round; a multiple of 8, which the group methods need")
+    parser.add_argument("--tasks", type=int, default=64, help="held-out tasks of each environment")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of every row's configuration")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/compare"), help="a folder with a run's folder a row")
     parser.add_argument("--document", type=pathlib.Path, default=REPOSITORY / "docs" / "learning.md", help="the file to write")
