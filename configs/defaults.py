@@ -171,7 +171,7 @@ def get_defaults() -> ConfigDict:
     config.stepagent.experts = 48  # expert trajectories inspected in a cycle, other ones every time
     config.stepagent.beta = 0.1  # implicit: how far a pair may part before its gradient fades
     config.stepagent.reference = "round"  # implicit: the policy at the start of the cycle (round) | of the first, the clone of the expert (start)
-    config.stepagent.clone_weight = 0.0  # implicit: of the expert action's -log-probability besides; not in the paper
+    config.stepagent.clone_weight = 0.0  # of the expert action's -log-probability besides, at the inspected states; not in the paper
     config.stepagent.reward = "expert"  # inverse: -log D (expert) | log(1 - D) - log D (log_odds); D is the share that the policy is thought to have
     config.stepagent.reflect_on = "inspection"  # inverse: PPO on the inspected actions (inspection) | on episodes of the policy's own (episodes)
     config.stepagent.discriminator = ConfigDict()

@@ -79,7 +79,7 @@ class Budget:
         """The fields that make a method's run cost this much. A field that the method sets itself is the method's."""
         rounds, episodes = (1, self.rounds * self.episodes) if method.one_round else (self.rounds, self.episodes)
         common: Changes = {"rounds": rounds, "evaluate.tasks": self.tasks, "evaluate.every": rounds, "tensorboard": False}
-        own: Changes = {"stepagent.experts": episodes} if method.agent else {"rollout.episodes": episodes} | SHORT
+        own: Changes = {"stepagent.experts": episodes, "environments.alfworld.share": 2.0} if method.agent else {"rollout.episodes": episodes} | SHORT
         return common | own | method.changes
 
 

@@ -139,18 +139,25 @@ class Discriminator:
         return [ScalarBatch(**step) for step in steps_of(rows, accumulation=learn.accumulation, size=learn.rows, lengths=lengths, fill=fill)]
 
 
-def batches(trajectories: Sequence[Trajectory], *, rows: int, accumulation: int, lengths: Sequence[int], pad_id: int) -> list[BranchedBatch]:
+def batches(
+    trajectories: Sequence[Trajectory], *, rows: int, accumulation: int, lengths: Sequence[int], pad_id: int, clone_weight: float = 0.0
+) -> list[BranchedBatch]:
     """PPO's optimizer steps [accumulation, rows, T] on inspected actions, an inspected trajectory a row.
 
     A turn's advantage is that of the policy's action at its state: loss weights A_i / (n k_i) on that action's k_i tokens, at n states.
+    clone_weight (not in StepAgent's paper; Ouyang et al. 2022, arXiv:2203.02155, PPO-ptx): the advantage of the expert's actions. Nobody sampled them,
+    so no ratio is clipped: they add clone_weight times the mean over states of the mean -log π of the expert's tokens.
     """
     made = []
     for trajectory in trajectories:
         row = branches.of(trajectory)
-        each = [turn.advantage / (len(trajectory.turns) * len(found["tokens"])) for turn, found in zip(trajectory.turns, trajectory.extra["inspected"])]
+        states = len(trajectory.turns)
+        policy = [turn.advantage / (states * len(found["tokens"])) for turn, found in zip(trajectory.turns, trajectory.extra["inspected"])]
+        expert = [clone_weight / (states * len(turn.tokens)) for turn in trajectory.turns]
+        said = row.policy + (row.expert if clone_weight else 0)
         made.append(row.arrays() | {
-            "loss_weights": np.append(0.0, each)[row.policy].astype(np.float32),
-            "behavior_logprobs": np.where(row.policy > 0, row.behavior_logprobs, 0.0).astype(np.float32),
-            "turn_ids": row.policy,
+            "loss_weights": (np.append(0.0, policy)[row.policy] + np.append(0.0, expert)[row.expert]).astype(np.float32),
+            "behavior_logprobs": np.where(said > 0, row.behavior_logprobs, 0.0).astype(np.float32),
+            "turn_ids": said,
         })  # fmt: skip
     return list(branches.batches(made, size=rows, accumulation=accumulation, lengths=lengths, pad_id=pad_id))

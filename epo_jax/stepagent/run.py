@@ -164,7 +164,8 @@ class StepAgentRun:
         rewards = [turn.process_reward for one in trajectories if one.masked is None for turn in one.turns]
         values |= {"step_reward": float(np.mean(rewards)), "step_reward_deviation": float(np.std(rewards))}
         if self.config.stepagent.reflect_on == "inspection":
-            return [batch for mixed in self._epochs(trajectories) for batch in inverse.batches(mixed, **self._rows_that_branch())]
+            shape = self._rows_that_branch() | {"clone_weight": self.config.stepagent.clone_weight}
+            return [batch for mixed in self._epochs(trajectories) for batch in inverse.batches(mixed, **shape)]
         return [batch for mixed in self._epochs(trajectories) for batch in self._batched(mixed, self.config.learn)]
 
     def learn(self, batches: Sequence[TrajectoryBatch] | Sequence[BranchedBatch], values: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs.stepagent import get_config
+from epo_jax.batch import UNKNOWN_LOGPROB
 from epo_jax.mesh import make_mesh
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.weights import declare
@@ -133,6 +134,10 @@ def test_advantages_lie_on_the_policys_tokens_alone() -> None:
     assert batch.loss_weights[0, 0].tolist() == [0, 0, 0, 0, 0, 0, 0.125, 0.125, 0, -1.0]  # A / (2 states × tokens)
     assert batch.turn_ids[0, 0].tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2]
     assert batch.behavior_logprobs[0, 0].tolist() == [0, 0, 0, 0, 0, 0, -1, -2, 0, -3]
+    (anchored,) = batches([first], rows=1, accumulation=1, lengths=(10,), pad_id=0, clone_weight=0.5)
+    assert anchored.loss_weights[0, 0].tolist() == [0, 0, 0.25, 0, 0.25, 0, 0.125, 0.125, 0, -1.0]
+    assert anchored.turn_ids[0, 0].tolist() == [0, 0, 1, 0, 2, 0, 1, 1, 0, 2]
+    assert anchored.behavior_logprobs[0, 0, [2, 4, 9]].tolist() == [UNKNOWN_LOGPROB, UNKNOWN_LOGPROB, -3]
 
 
 @pytest.mark.parametrize("steps", [0, 3])
