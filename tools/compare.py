@@ -26,6 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np  # noqa: E402
 
+from configs.alfshop import get_config  # noqa: E402
 from epo_jax import command_line  # noqa: E402
 from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.evaluation import Estimate, estimate, values_of  # noqa: E402
@@ -198,6 +199,7 @@ def write(document: pathlib.Path, output: pathlib.Path, budget: Budget) -> None:
     header = [f"| method | runs | tokens, thousands | {' | '.join(title for _, _, title in FIGURES)} |", "|---|---|---|---|---|---|"]
     lines = [_line(method, results) for method, results in found.items()]
     text = TEXT.format(
+        rate=get_config().learn.learning_rate, short=SHORT["learn.learning_rate"],
         rounds=budget.rounds, episodes=budget.episodes, total=budget.rounds * budget.episodes, tasks=budget.tasks,
         table="\n".join(header + lines), runs=len(seconds), minutes=f"{np.median(seconds) / 60:.1f}" if seconds else "–",
         pending=f"\nNot finished: {'; '.join(pending)}.\n" if pending else "", told="\n".join(what_came_out(found)),
@@ -250,9 +252,13 @@ Written by `python tools/compare.py` from what its runs recorded; the rows and t
 Every run had {rounds} rounds of {episodes} episodes ({total} in all) in generated households and in the project's own shop, from the mini model, and
 played {tasks} held-out tasks of each environment before and after, sampled at temperature 1. A cell is the mean before → after over all tasks and
 seeds, and in brackets the difference with its 95 % interval: a bootstrap over tasks, each paired with itself and averaged over seeds first. The
-interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Above are strategists that advise the literal
-actor; in the rows of StepAgent the policy itself acts, from a clone of demonstrations that are not counted in the budget, so that these compare with their own
-beginning alone; their episodes are the experts', inspected and not played. Tokens are what the optimizer steps read, median of the runs.
+interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Tokens are what the optimizer steps
+read, median of the runs. So short a training takes larger steps than `configs/alfshop.py` does in 1920 episodes: the learning rate of all methods that
+advise is {short:g} here and {rate:g} there.
+
+Most rows are strategists that advise the literal actor. In those of StepAgent the policy itself acts, from a clone of demonstrations that are not
+counted in the budget, so these compare with their own beginning alone. Their episodes are the experts', inspected and not played, and they hold up the
+expert's actions beside what reflection does (`stepagent.clone_weight`): what they rose by is not reflection's alone.
 
 {table}
 {pending}

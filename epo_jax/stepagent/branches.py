@@ -62,7 +62,9 @@ def trunk_of(trajectory: Trajectory) -> Branched:
     return Branched(*_piece(trajectory.tokens, 0, TRUNK))
 
 
-def _piece(tokens: Sequence[int], start: int, fork: int, *, expert: int = 0, policy: int = 0, logprobs: Sequence[float] = ()) -> tuple[np.ndarray, ...]:
+def _piece(
+    tokens: Sequence[int], start: int, fork: int, *, expert: int = 0, policy: int = 0, logprobs: Sequence[float] = ()
+) -> tuple[np.ndarray, ...]:
     """The arrays of `Branched` for tokens that stand together, from position `start` on."""
     count = len(tokens)
     numbers = (np.full(count, each, np.int32) for each in (fork, expert, policy))

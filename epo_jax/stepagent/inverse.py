@@ -1,8 +1,8 @@
 """Inverse reflection: a discriminator learns to tell the policy's actions from the expert's, and what it takes for the expert's is rewarded.
 
 D(s, a), the same Llama with a scalar head read after the action's last token, maximises E_policy[log D] + E_expert[log(1 - D)] (StepAgent, inverse
-reflection; Ho and Ermon 2016, arXiv:1606.03476): D → 1 means "policy". The reward of a step is -log D, or log(1 - D) - log D (Fu et al. 2018, arXiv:1710.11248),
-which is 0 where D cannot tell. -log D is never negative: where episodes are played, it also pays for not coming to an end.
+reflection; Ho and Ermon 2016, arXiv:1606.03476): D → 1 means "policy". The reward of a step is -log D, or log(1 - D) - log D (Fu et al. 2018,
+arXiv:1710.11248), which is 0 where D cannot tell. -log D is never negative: where episodes are played, it also pays for not coming to an end.
 
 Both classes are asked at the expert's states (inspection.py), so that D tells actions apart and not the histories before them; both actions of all
 states of a trajectory are one row that branches (branches.py). Nothing follows an inspected action, so its advantage is its reward minus what
@@ -90,7 +90,7 @@ class Discriminator:
         return values | {"discriminator_loss": float(np.mean(losses)) if losses else float("nan"), "discriminator_steps": len(losses)}
 
     def reward(self, trajectories: Sequence[Trajectory]) -> None:
-        """Sets every turn's `process_reward` in trajectories that are not masked: of the policy's action there, if it was inspected, else of its own."""
+        """Sets every turn's `process_reward` in trajectories that are not masked: of the policy's action there where it was inspected."""
         scored = [trajectory for trajectory in trajectories if trajectory.masked is None and trajectory.turns]
         for trajectory, logits in zip(scored, self.logits(scored), strict=True):
             trajectory.judge = "discriminator"
@@ -145,8 +145,8 @@ def batches(
     """PPO's optimizer steps [accumulation, rows, T] on inspected actions, an inspected trajectory a row.
 
     A turn's advantage is that of the policy's action at its state: loss weights A_i / (n k_i) on that action's k_i tokens, at n states.
-    clone_weight (not in StepAgent's paper; Ouyang et al. 2022, arXiv:2203.02155, PPO-ptx): the advantage of the expert's actions. Nobody sampled them,
-    so no ratio is clipped: they add clone_weight times the mean over states of the mean -log π of the expert's tokens.
+    clone_weight (not in StepAgent's paper; Ouyang et al. 2022, arXiv:2203.02155, PPO-ptx): the advantage of the expert's actions. Nobody sampled
+    them, so no ratio is clipped: they add clone_weight times the mean over states of the mean -log π of the expert's tokens.
     """
     made = []
     for trajectory in trajectories:

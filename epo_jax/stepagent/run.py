@@ -121,7 +121,8 @@ class StepAgentRun:
         self._renew_engine()
 
     def inspect(self, values: dict[str, float]) -> list[Trajectory]:
-        """The cycle's expert trajectories with what the policy would do. Inspected trajectories are kept; those that an earlier start left with the same weights are read back."""
+        """The cycle's expert trajectories with what the policy would do. They are kept; those that an earlier start left with the same weights are
+        read back."""
         cycle, settings, start = self.learner.position.round, self.config.stepagent, time.monotonic()
         path = self.folder.path / "inspections" / f"cycle_{cycle:03d}.jsonl"
         experts = _kept(path, self.learner.version)
@@ -231,7 +232,8 @@ class StepAgentRun:
         """The shape of an optimizer step on inspected trajectories."""
         learn = self.config.learn
         return {
-            "rows": learn.rows, "accumulation": learn.accumulation, "lengths": sorted(learn.length_buckets), "pad_id": self.strategist.tokenizer.pad_id
+            "rows": learn.rows, "accumulation": learn.accumulation,
+            "lengths": sorted(learn.length_buckets), "pad_id": self.strategist.tokenizer.pad_id,
         }  # fmt: skip
 
     def _states(self, inspected: list[Trajectory], values: dict[str, float]) -> list[Trajectory]:
@@ -358,6 +360,8 @@ def check(config: ConfigDict) -> None:
         critic.check(config)
         if settings.reflect_on == "inspection" and (config.credit.discount, config.credit.gae, config.learn.normalisation) != (0.0, "turn", "turn"):
             raise UserError("nothing follows an inspected action: set credit.discount to 0.0, credit.gae and learn.normalisation to turn.")
+        if settings.reflect_on == "episodes" and settings.clone_weight:
+            raise UserError("stepagent.clone_weight is of the expert's actions at inspected states: set it to 0.0 where episodes are reflected on.")
         if config.credit.permute:
             raise UserError("credit.permute is not in StepAgent: set it to False.")
 

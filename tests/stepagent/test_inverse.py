@@ -101,7 +101,8 @@ def test_the_reward_of_an_inspected_trajectory_is_that_of_the_policys_actions(tm
             state = [*state, *turn.tokens]
     np.testing.assert_allclose(by_policy, [logits[0] for logits in model.logits(alone)], atol=1e-4)
     model.reward(trajectories)
-    np.testing.assert_allclose([turn.process_reward for one in trajectories for turn in one.turns], np.logaddexp(0.0, -np.array(by_policy)), rtol=1e-6)
+    rewards = [turn.process_reward for one in trajectories for turn in one.turns]
+    np.testing.assert_allclose(rewards, np.logaddexp(0.0, -np.array(by_policy)), rtol=1e-6)
 
 
 def test_smoothed_labels_bound_how_sure_it_becomes(tmp_path: pathlib.Path) -> None:
@@ -127,7 +128,8 @@ def test_actions_that_cannot_be_told_apart_are_worth_the_same(tmp_path: pathlib.
 
 
 def test_advantages_lie_on_the_policys_tokens_alone() -> None:
-    first = Trajectory("test", "x", turns=[Turn(prompt_tokens=[1, 2], tokens=[3], advantage=0.5), Turn(prompt_tokens=[4], tokens=[5], advantage=-2.0)])
+    turns = [Turn(prompt_tokens=[1, 2], tokens=[3], advantage=0.5), Turn(prompt_tokens=[4], tokens=[5], advantage=-2.0)]
+    first = Trajectory("test", "x", turns=turns)
     first.extra["inspected"] = [{"tokens": [6, 7], "logprobs": [-1.0, -2.0], "text": ""}, {"tokens": [8], "logprobs": [-3.0], "text": ""}]
     (batch,) = batches([first], rows=1, accumulation=1, lengths=(10,), pad_id=0)
     assert batch.tokens[0, 0].tolist() == [1, 2, 3, 4, 5, 2, 6, 7, 4, 8]

@@ -80,7 +80,7 @@ def rows(folder: pathlib.Path, kind: str) -> list[dict]:
 
 
 def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
-    run = StepAgentRun(tiny("implicit", tmp_path / "run"), StopRequest())
+    run = StepAgentRun(tiny("implicit", tmp_path / "run", **{"stepagent.clone_weight": 0.0}), StopRequest())
     run.everything()
     folder = run.folder.path
     inspected = read_jsonl(folder / "inspections" / "cycle_001.jsonl")
@@ -103,7 +103,9 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("reflect_on", ["inspection", "episodes"])
 def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect_on: str, tmp_path: pathlib.Path) -> None:
-    changes = {"stepagent.reflect_on": reflect_on, "credit.discount": 0.0 if reflect_on == "inspection" else 0.9}
+    changes = {"stepagent.reflect_on": reflect_on}
+    if reflect_on == "episodes":
+        changes |= {"credit.discount": 0.9, "stepagent.clone_weight": 0.0}
     unbroken = StepAgentRun(tiny("inverse", tmp_path / "unbroken", **changes), StopRequest())
     unbroken.everything()
     stop = Asked()
@@ -135,6 +137,7 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         ("inverse", {"critic.trunk": "none"}, "needs a value head"),
         ("inverse", {"stepagent.reward": "D"}, "expert, log_odds"),
         ("inverse", {"credit.discount": 0.9}, "nothing follows an inspected action"),
+        ("inverse", {"stepagent.reflect_on": "episodes"}, "inspected states"),
         ("inverse", {"stepagent.discriminator.label_smoothing": 0.5}, "below 0.5"),
     ],
 )

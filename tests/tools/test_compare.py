@@ -54,7 +54,8 @@ def test_the_table_says_what_was_recorded(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_came_out_is_what_the_intervals_say(tmp_path: pathlib.Path) -> None:
-    rows = {"none": ([1, 1], [1, 1]), "epo": ([1, 1], [1, 4]), "grpo": ([0, 1], [4, 1]), "reinforce": ([4, 4], [0, 4]), "stepagent_implicit": ([0, 0], [4, 4])}
+    rows = {"none": ([1, 1], [1, 1]), "epo": ([1, 1], [1, 4]), "grpo": ([0, 1], [4, 1]), "reinforce": ([4, 4], [0, 4])}
+    rows["stepagent_implicit"] = ([0, 0], [4, 4])
     for name, (before, after) in rows.items():
         finished_run(method(name), 0, tmp_path, before, after)
     compare.write(tmp_path / "t.md", tmp_path, BUDGET)
@@ -62,7 +63,7 @@ def test_what_came_out_is_what_the_intervals_say(tmp_path: pathlib.Path) -> None
     assert households == (
         "- ALFWorld success: rose: `grpo`, StepAgent implicit; fell: `reinforce`; ended above `epo` as published: `grpo`; ended below it: none."
     )  # one of four lost to epo's one of four: the interval holds 0
-    assert goals.startswith("- WebShop success: rose: `epo` as published, StepAgent implicit; fell: none; ended above `epo` as published: none; ended below")
+    assert goals.startswith("- WebShop success: rose: `epo` as published, StepAgent implicit; fell: none; ended above `epo` as published: none;")
     assert goals.endswith("ended below it: `grpo`.")
 
 
