@@ -5,7 +5,12 @@
 
 The mini model was made to advise, so a first stage clones 512 of the experts' trajectories, action by action. That leaves room: of 100 held-out
 households the clone won 6, and in the shop it met 1 of 100 goals, at a mean reward of 0.29; the experts themselves win nearly all. Then come ten
-cycles of inspection and reflection on 128 trajectories each that were not cloned, and the held-out tasks again.
+cycles (inverse: eight) of inspection and reflection on 128 trajectories each that were not cloned, and the held-out tasks again. From one clone, with
+the paired difference and its 95 % interval:
+
+              households won             goals met              mean reward in the shop
+    implicit  20 of 100, +14 [+6, +22]   8 of 100, +7 [+2, +12]   0.36, +0.07 [-0.02, +0.16]
+    inverse   19 of 100, +13 [+6, +20]   1 of 100,  0 [-3, +3]    0.25, -0.04 [-0.12, +0.04]
 
 Experts are the environments' own, which decide on what they have seen alone, or with --config.data=FILE recorded conversations in the published
 format whose replies are the agent's. --config.environments.alfworld.prompt=act (and webshop) has a thought before each action, as models with some
@@ -59,6 +64,8 @@ def implicit(config: ConfigDict) -> None:
 
 def inverse(config: ConfigDict) -> None:
     """PPO on the inspected actions: clipped ratio, value head, KL to the cycle's start."""
+    config.rounds = 8
+    config.evaluate.every = 8
     config.credit.estimator = "ppo"
     config.credit.outcome_weight = 0.0  # the discriminator's reward alone
     config.credit.discount = 0.0  # nothing follows an action that was inspected and not carried out
