@@ -14,7 +14,7 @@ import numpy as np
 
 from epo_jax.generate.engine import ContextFull, Engine, Sampling
 from epo_jax.model.conversation import ConversationFormat
-from epo_jax.trajectory import Trajectory
+from epo_jax.trajectory import Trajectory, Turn
 
 
 async def inspect(
@@ -83,3 +83,23 @@ def differing(trajectory: Trajectory) -> np.ndarray:
     """bool [n]: at which of the inspected states the policy said another thing than the expert."""
     pairs = zip(trajectory.turns, trajectory.extra["inspected"], strict=True)
     return np.array([" ".join(turn.strategy.split()) != " ".join(found["text"].split()) for turn, found in pairs])
+
+
+def states_of(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """The record of what was rewarded: every inspected state with the policy's action there, as a trajectory of one turn.
+
+    Reward, values and advantage of that action stand at the expert's turn while they are worked out; here they come to the action itself.
+    """
+    records = []
+    for trajectory in trajectories:
+        state: list[int] = []
+        for turn, found in zip(trajectory.turns, trajectory.extra["inspected"], strict=True):
+            state = [*state, *turn.prompt_tokens]
+            said = Turn(
+                prompt_tokens=state, tokens=found["tokens"], logprobs=found["logprobs"], strategy=found["text"],
+                process_reward=turn.process_reward, values=turn.values, advantage=turn.advantage,
+            )  # fmt: skip
+            lineage = {name: getattr(trajectory, name) for name in ("judge", "round", "weights_version", "seed")}
+            records.append(Trajectory(trajectory.environment, trajectory.task_id, turns=[said], actor="policy", **lineage))
+            state = [*state, *turn.tokens]
+    return records

@@ -63,6 +63,8 @@ class StepAgentRun:
             lambda: wandb_run.check(config),
         )
         self.mesh = strategists.make_run_mesh(config)
+        if self.mesh.shape["sequence"] > 1:
+            raise UserError("StepAgent's rows branch, and rows that do cannot be split over devices: set mesh.sequence to 1.")
         check(config)
         partners.check_scored(config, self.task_sets)
         for name in ("learn", "warm_start"):
@@ -160,11 +162,12 @@ class StepAgentRun:
         self.critic.value(trajectories, self.learner.exported_params())
         for group in by_environment(trajectories).values():
             credit.estimate("ppo", group, **credit.options_of("ppo", settings.to_dict()))
-        write_jsonl(self.folder.trajectories(cycle), trajectories)
+        of_states = self.config.stepagent.reflect_on == "inspection"
+        write_jsonl(self.folder.trajectories(cycle), inspection.states_of(trajectories) if of_states else trajectories)
         values |= self.critic.learn(trajectories, self.learner.exported_params(), cycle)
         rewards = [turn.process_reward for one in trajectories if one.masked is None for turn in one.turns]
         values |= {"step_reward": float(np.mean(rewards)), "step_reward_deviation": float(np.std(rewards))}
-        if self.config.stepagent.reflect_on == "inspection":
+        if of_states:
             shape = self._rows_that_branch() | {"clone_weight": self.config.stepagent.clone_weight}
             return [batch for mixed in self._epochs(trajectories) for batch in inverse.batches(mixed, **shape)]
         return [batch for mixed in self._epochs(trajectories) for batch in self._batched(mixed, self.config.learn)]
@@ -243,7 +246,10 @@ class StepAgentRun:
         if self.config.stepagent.reflect_on == "episodes":
             episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=cycle)
             return self._play(f"cycle {cycle + 1} play", episodes, rollout.temperature, path, values)
-        return _kept(path, self.learner.version) or inspected  # kept with the values that the critic had for them then
+        turns = (turn for trajectory in inspected for turn in trajectory.turns)
+        for turn, record in zip(turns, _kept(path, self.learner.version) or []):
+            turn.values = record.turns[0].values  # what the critic said before it learned, should this start have come after
+        return inspected
 
     def _play(self, title: str, episodes: list[Episode], temperature: float, path: Path, values: dict[str, float]) -> list[Trajectory]:
         player = Player(

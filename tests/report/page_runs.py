@@ -11,7 +11,7 @@ from typing import Any
 import configs.alfshop
 from epo_jax.model.tokenizer import Tokenizer
 from epo_jax.run_folder import flatten
-from epo_jax.stepagent.inspection import as_trajectory, pairs_of
+from epo_jax.stepagent.inspection import inspected, states_of
 from epo_jax.trajectory import Trajectory, Turn, write_jsonl
 
 MINI = pathlib.Path(__file__).resolve().parents[2] / "epo_jax" / "model" / "mini"
@@ -166,7 +166,7 @@ def make_stepagent_run(folder: pathlib.Path, *, reflect_on: str = "inspection") 
         experts.append(expert)
     (folder / "inspections").mkdir()
     write_jsonl(folder / "inspections" / "cycle_000.jsonl", experts)
-    states = [as_trajectory(pair) for pair in pairs_of(experts, 1024)]
+    states = states_of(inspected(experts, 1024))
     for place, state in enumerate(states):
         state.judge = "discriminator"  # as stepagent.inverse says
         state.turns[0].process_reward, state.turns[0].advantage = 0.5, place - 1.5

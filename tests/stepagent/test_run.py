@@ -122,7 +122,8 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
     first, second = rows(unbroken.folder.path, "round")
     assert first["discriminator_steps"] == 2 and first["critic_loss"] > 0 and second["step_reward"] > 0
     trained = read_jsonl(unbroken.folder.trajectories(1))
-    assert all(len(one.extra["inspected"]) == len(one.turns) for one in trained) if reflect_on == "inspection" else len(trained) == 8
+    assert all(len(one.turns) == 1 for one in trained) == (reflect_on == "inspection")
+    assert all(turn.values and turn.logprobs for one in trained for turn in one.turns)
     np.testing.assert_allclose(np.mean([np.mean([turn.advantage for turn in one.turns]) for one in trained]), 0.0, atol=1e-6)
 
 
