@@ -253,12 +253,12 @@ Every run had {rounds} rounds of {episodes} episodes ({total} in all) in generat
 played {tasks} held-out tasks of each environment before and after, sampled at temperature 1. A cell is the mean before → after over all tasks and
 seeds, and in brackets the difference with its 95 % interval: a bootstrap over tasks, each paired with itself and averaged over seeds first. The
 interval knows of the tasks that happened to be played, and of seeds only as far as they differ on them. Tokens are what the optimizer steps
-read, median of the runs. So short a training takes larger steps than `configs/alfshop.py` does in 1920 episodes: the learning rate of all methods that
-advise is {short:g} here and {rate:g} there.
+read, median of the runs. So short a training takes larger steps than `configs/alfshop.py` does in 1920 episodes: the learning rate of all
+methods that advise is {short:g} here and {rate:g} there.
 
-Most rows are strategists that advise the literal actor. In those of StepAgent the policy itself acts, from a clone of demonstrations that are not
-counted in the budget, so these compare with their own beginning alone. Their episodes are the experts', inspected and not played, and they hold up the
-expert's actions beside what reflection does (`stepagent.clone_weight`): what they rose by is not reflection's alone.
+Most rows are strategists that advise the literal actor. In those of StepAgent the policy itself acts, from a clone of demonstrations that are
+not counted in the budget, so these compare with their own beginning alone. Their episodes are the experts', inspected and not played, and they
+hold up the expert's actions beside what reflection does (`stepagent.clone_weight`): what they rose by is not reflection's alone.
 
 {table}
 {pending}
