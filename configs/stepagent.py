@@ -12,6 +12,9 @@ the paired difference and its 95 % interval:
     implicit  20 of 100, +14 [+6, +22]   8 of 100, +7 [+2, +12]   0.36, +0.07 [-0.02, +0.16]
     inverse   19 of 100, +13 [+6, +20]   1 of 100,  0 [-3, +3]    0.25, -0.04 [-0.12, +0.04]
 
+How much of this is reflection's, and how much that of the expert's own log-probability beside it (stepagent.clone_weight), was not measured apart;
+of actions that it had not learned from, the discriminator told apart 46 to 53 % (the mean of both kinds): no more than chance.
+
 Experts are the environments' own, which decide on what they have seen alone, or with --config.data=FILE recorded conversations in the published
 format whose replies are the agent's. --config.environments.alfworld.prompt=act (and webshop) has a thought before each action, as models with some
 knowledge of their own want it; act_brief, the default here, has the action alone.
