@@ -250,10 +250,6 @@ class TimedActing:
     def __init__(self, acting: ActorSession, clocks: Clocks) -> None:
         self._acting, self._clocks = acting, clocks
 
-    @property
-    def counts(self) -> dict[str, int]:
-        return self._acting.counts
-
     async def act(self, observation: str, *, strategy: str, admissible: Sequence[str]) -> str:
         with self._clocks.inside("actor"):
             if isinstance(self._acting, WaitingActor):

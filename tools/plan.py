@@ -159,7 +159,7 @@ def read(path: pathlib.Path) -> list[dict]:
         plans = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not a plan: {error}; move it away.") from error
-    return [plan | {"mesh": {axis: plan["mesh"].get(axis, 1) for axis in AXES}} for plan in plans]  # one of before an axis was there
+    return [plan | {"mesh": {axis: size for axis, size in plan["mesh"].items() if size > 1}} for plan in plans]  # also one of before an axis was there
 
 
 def report(plan: dict, chips: Topology) -> str:

@@ -11,8 +11,6 @@ sampler then is another policy than the learner scores with: `logprob_gap` tells
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import qwix

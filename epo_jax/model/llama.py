@@ -23,7 +23,7 @@ from epo_jax.model.config import LlamaConfig
 from epo_jax.model.dense import linear, of_integers, project, two_rows
 from epo_jax.model.embedding import embed
 from epo_jax.model.stretches import stretches
-from epo_jax.model.weights import Params, declare, init_params
+from epo_jax.model.weights import Params, init_params
 
 __all__ = ["Llama", "decode_step", "hidden_states", "init_params", "logits", "model_from", "params_of", "prefill", "unstack"]
 

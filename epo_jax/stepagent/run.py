@@ -23,7 +23,6 @@ from epo_jax import compilation, partners, recorded, strategist as strategists
 from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets, make_batches
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
-from epo_jax.generate.engine import Engine
 from epo_jax.hosts import exchange
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices, critic
