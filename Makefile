@@ -11,7 +11,7 @@ train: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest
 
-# Three minutes more; what is left out of these two are the whole runs of tests/test_learning.py.
+# Up to half an hour more: whole runs, killed and on several processes; left out of these two are the runs of tests/test_learning.py.
 test-slow: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -m "slow and not learning"
 
