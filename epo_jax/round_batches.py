@@ -29,7 +29,7 @@ class RoundBatches:
         learn = self._config.learn
         for epoch in range(learn.epochs):
             order = np.random.default_rng([self._config.seed, round, epoch]).permutation(len(trajectories))
-            batches, counts = self._batched([trajectories[index] for index in order], learn)
+            batches, counts = self.batched([trajectories[index] for index in order], learn)
             values |= {"padding_share": counts.padding_share, "dropped_turns": counts.dropped_turns}
             yield from batches
 
@@ -45,7 +45,7 @@ class RoundBatches:
             played = list(itertools.islice(stream, size))
             if not settings.packing:
                 played.sort(key=lambda trajectory: len(trajectory.tokens))
-            batches, _ = self._batched(played, settings)
+            batches, _ = self.batched(played, settings)
             order = np.random.default_rng([self._config.seed, group]).permutation(len(batches))
             for index in order[done % 4 if group == done // 4 else 0 :]:
                 yield batches[index]
@@ -66,7 +66,7 @@ class RoundBatches:
         learn = self._config.learn
         return sum(learn.epochs * math.ceil(count / (learn.rows * learn.accumulation)) for count in trajectories)
 
-    def _batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> tuple[list[TrajectoryBatch], BatchCounts]:
+    def batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> tuple[list[TrajectoryBatch], BatchCounts]:
         """Optimizer steps of the size that `steps` (config.learn or config.warm_start) says."""
         return make_batches(
             trajectories,

@@ -108,7 +108,7 @@ def test_a_batch_holds_both_environments_and_each_has_its_own_baseline(tmp_path,
             assert np.argmax(values) == np.argmax(outcomes[name])
     seen = []
     batches = RoundBatches(run.config, None, [], None)
-    batches._batched = lambda trajectories, steps: (seen.extend(trajectories), ([], BatchCounts()))[1]
+    batches.batched = lambda trajectories, steps: (seen.extend(trajectories), ([], BatchCounts()))[1]
     assert list(batches.of_round(played, 0, {})) == [] and len(seen) == 16
     assert len(by_environment(seen[:8])) == len(by_environment(seen[8:])) == 2
 

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from epo_jax import compilation, partners, recorded, strategist as strategists
-from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets, make_batches
+from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.evaluation import report
 from epo_jax.hosts import exchange
@@ -28,7 +28,7 @@ from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import check_rows, rows_split_over
+from epo_jax.mesh import check_rows
 from epo_jax.model import hf_weights
 from epo_jax.report import wandb_run
 from epo_jax.report.console import bar, say
@@ -39,6 +39,7 @@ from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.acting import ActingPolicy
 from epo_jax.rollout.keep import play_and_keep
 from epo_jax.rollout.play import Episode, Player, episodes_of_evaluation, episodes_of_round
+from epo_jax.round_batches import RoundBatches
 from epo_jax.run_folder import RunFolder
 from epo_jax.stepagent import implicit, inspection, inverse
 from epo_jax.stepagent.inverse import Discriminator
@@ -80,7 +81,8 @@ class StepAgentRun:
         of_pairs, settings = None, config.stepagent
         if settings.reflection == "implicit":
             of_pairs = functools.partial(implicit.preference_loss, beta=settings.beta, clone_weight=settings.clone_weight)
-        totals = {"warm_start": self._warm_start_steps(), "rounds": config.rounds * self._steps_of_a_cycle()}
+        self.batches = RoundBatches(config, self.mesh, self.task_sets, self.strategist)
+        totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": config.rounds * self._steps_of_a_cycle()}
         reference = settings.reference if of_pairs else None
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals, of_pairs, reference)
         self.engine = strategists.engine(self.strategist, self.learner.playing_params(), config, self.mesh, self.learner.version)
@@ -107,12 +109,12 @@ class StepAgentRun:
 
     def clone(self) -> None:
         """The first stage: the expert's actions, cloned by the same step as ever, every one with advantage 1."""
-        steps, done, settings = self._warm_start_steps(), self.learner.position.steps, self.config.warm_start
+        steps, done, settings = self.batches.steps_of_warm_start(), self.learner.position.steps, self.config.warm_start
         size = settings.rows * settings.accumulation
         with bar("cloning the expert", steps) as progress:
             progress.advance(amount=done)
             stream = self._experts(done * size)
-            batches = (self._batched(list(itertools.islice(stream, size)), settings)[0] for _ in itertools.count())
+            batches = (self.batches.batched(list(itertools.islice(stream, size)), settings)[0][0] for _ in itertools.count())
             rows = list(self.learner.take_steps(batches, steps, on_step=progress.advance_reading))
             if rows:
                 mean = {name: float(np.mean([row[name] for row in rows[-50:]])) for name in ("logprob", "entropy", "grad_norm")}
@@ -169,7 +171,7 @@ class StepAgentRun:
         if of_states:
             shape = self._rows_that_branch() | {"clone_weight": self.config.stepagent.clone_weight}
             return [batch for mixed in self._epochs(trajectories) for batch in inverse.batches(mixed, **shape)]
-        return [batch for mixed in self._epochs(trajectories) for batch in self._batched(mixed, self.config.learn)]
+        return [batch for mixed in self._epochs(trajectories) for batch in self.batches.batched(mixed, self.config.learn)[0]]
 
     def learn(self, batches: Sequence[TrajectoryBatch] | Sequence[BranchedBatch], values: dict[str, float]) -> None:
         """The cycle's optimizer steps; then the sampler gets the new weights."""
@@ -285,24 +287,6 @@ class StepAgentRun:
             raise UserError(f"no conversation of {config.data} fits into {config.learn.max_length} tokens: give a larger --config.learn.max_length.")
         credit.estimate("bc", found)
         return found
-
-    def _batched(self, trajectories: Sequence[Trajectory], steps: ConfigDict) -> list[TrajectoryBatch]:
-        """Optimizer steps of the size that `steps` (config.learn or config.warm_start) says."""
-        return make_batches(
-            trajectories,
-            packing=steps.packing,
-            ways=rows_split_over(self.mesh),
-            length_buckets=self.config.learn.length_buckets,
-            rows=steps.rows,
-            accumulation=steps.accumulation,
-            max_length=self.config.learn.max_length,
-            pad_id=self.strategist.tokenizer.pad_id,
-            normalisation=steps.get("normalisation", "turn"),
-        )[0]
-
-    def _warm_start_steps(self) -> int:
-        settings = self.config.warm_start
-        return math.ceil(settings.episodes / (settings.rows * settings.accumulation))
 
     def _steps_of_a_cycle(self) -> int:
         """At most."""
