@@ -214,9 +214,9 @@ class DryRun:
         if plan is None:
             return
         parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimizer": plan.optimizer, "weights to play with": plan.playing}
-        parts["other models"] = plan.others
-        parts |= {"key/value cache": 0 if self._recorded else plan.cache, "activations": plan.activations}
-        lasting, play = plan.parameters + plan.optimizer + plan.others, plan.playing + (0 if self._recorded else plan.cache)
+        parts |= {"other models": plan.others, "key/value cache": 0 if self._recorded else plan.cache, "activations": plan.activations}
+        parts |= {"a copy to save": plan.saving}
+        lasting, play = plan.parameters + plan.optimizer + plan.others + plan.saving, plan.playing + (0 if self._recorded else plan.cache)
         together = sum if self._config.async_rounds else max  # else what plays is given up while it learns
         exact, needed = (lasting + together((play, learn)) for learn in (plan.gradients, plan.gradients + plan.activations))
         there = memory_plan.available()

@@ -51,11 +51,12 @@ class MemoryPlan:
     playing: int  # the weights that sample, where they are not the masters themselves
     cache: int  # keys and values of all slots at their longest
     activations: int
+    saving: int  # a copy of what learns, written while the run goes on; on a CPU alone: elsewhere it lies in the host's memory
 
     @property
     def learning(self) -> int:
         """All that lies there at the worst moment of a pass, where what plays is given up meanwhile."""
-        return self.parameters + self.gradients + self.optimizer + self.others + self.activations
+        return self.parameters + self.gradients + self.optimizer + self.others + self.activations + self.saving
 
 
 def plan(
@@ -82,6 +83,7 @@ def plan(
         playing=0 if plain else copied * _numbers_on_a_device(lora.declare(model, None), own),
         cache=_cache(config, model, own, compute),
         activations=_activations(config, model, mesh, compute, platform, layers),
+        saving=3 * FLOAT32 * learned if config.checkpoint.background and platform == "cpu" else 0,
     )
 
 

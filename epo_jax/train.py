@@ -28,7 +28,7 @@ from epo_jax.api.failures import ApiFatal, BudgetSpent
 from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
 from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import main_figure, main_figures, mean_outcome, report
+from epo_jax.evaluation import mean_outcome
 from epo_jax.hosts import arrays, exchange, shares
 from epo_jax.hosts.joining import joined
 from epo_jax.hosts.unwritten import Unwritten
@@ -40,7 +40,7 @@ from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
 from epo_jax.partners import Partners
 from epo_jax.playing import Playing, round_of
-from epo_jax.report import curve, wandb_run
+from epo_jax.report import evaluations, wandb_run
 from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import MetricsWriter, describe_each
 from epo_jax.report.page.run_page import RunPage
@@ -52,7 +52,7 @@ from epo_jax.run_folder import RunFolder
 from epo_jax.self_play import Opponents
 from epo_jax.stepagent.run import StepAgentRun
 from epo_jax.strategist import Strategist
-from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
+from epo_jax.trajectory import Trajectory, by_environment, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check everything that can be checked in half a minute, say what would happen, write nothing.")
@@ -213,27 +213,19 @@ class Run:
 
     def evaluate(self) -> None:
         """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
-        rounds_done, values = self.learner.position.round, dict[str, float]()
-        path, first = self.folder.evaluation(rounds_done), self.folder.evaluation(0)
+        values: dict[str, float] = {}
         trajectories = self.playing.evaluation(values)
-        values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())
-        for environment, figure in main_figures(trajectories).items():
-            name = f"{environment}/{main_figure(environment)}"
-            values |= {name: figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
-        self.metrics.write("evaluation", rounds_done, values)
-        if exchange.first():
-            curve.save(self.metrics.path, self.folder.curve)
+        values |= shares.as_one(self.partners.clients.figures())
+        evaluations.leave(
+            trajectories, values, after=self.learner.position.round, unit="rounds", task_sets=self.task_sets, metrics=self.metrics, folder=self.folder
+        )
         if self.config.checkpoint.keep_best:
             self.learner.keep_if_best(mean_outcome(trajectories))
-        before = read_jsonl(first) if rounds_done and first.exists() else []
-        for task_set in self.task_sets:
-            where = f"evaluation after {rounds_done} rounds, {task_set.environment} {task_set.eval_split}"
-            say(f"{where}: {report(trajectories, before, task_set.environment) or f'every episode failed to be played; see {path}'}")
 
     def finish(self) -> None:
         """Leaves the strategist as a Hugging Face folder and says where everything is."""
         self.playing.shutdown()
-        self._say_best()
+        evaluations.tell_best(self.learner.position.best, of=self.config.rounds, unit="round", folder=self.folder)
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
         self.page.write_or_say_why_not()
@@ -301,16 +293,6 @@ class Run:
             say(line)
         if self.folder.resumed:
             say(f"continuing: {self.learner.position}")
-
-    def _say_best(self) -> None:
-        if not self.learner.position.best:
-            return
-        best = self.learner.position.best[0]
-        figures = ", ".join(
-            f"{name} {main_figure(name)} {figure.mean:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
-            for name, figure in main_figures(read_jsonl(self.folder.evaluation(best.round))).items()
-        )
-        say(f"the best round was {best.round} of {self.config.rounds}: {figures}; its weights are checkpoint {best.step}, and what is exported")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
         values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())

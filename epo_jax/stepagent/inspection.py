@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from epo_jax.generate.engine import ContextFull, Engine, Sampling
+from epo_jax.hosts import exchange, shares
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.trajectory import Trajectory, Turn
 
@@ -26,11 +27,11 @@ async def inspect(
     at_once: int,
     should_stop: Callable[[], bool] = lambda: False,
     on_inspected: Callable[[], None] = lambda: None,
-) -> bool:
+) -> None:
     """Sets `extra["inspected"]` of expert trajectories with tokens: for each turn, as far as the engine's context reaches, the policy's action.
 
     An action is {"tokens", "logprobs", "text"}, with the log-probabilities of when it was sampled. It depends on the trajectory, its seed and the
-    weights alone. False where `should_stop()` ended it.
+    weights alone. Those that `should_stop()` came before have none.
     """
     gate = asyncio.Semaphore(at_once)
 
@@ -57,6 +58,17 @@ async def inspect(
                 engine.close(session)
 
     await asyncio.gather(*(one(trajectory) for trajectory in trajectories))
+
+
+def exchange_inspected(trajectories: Sequence[Trajectory]) -> bool:
+    """Of several processes each has inspected its share (`shares.of`): sets `extra["inspected"]` of all trajectories at all of them.
+
+    False, everywhere, where a process was stopped before it had inspected all of its share.
+    """
+    for process, theirs in enumerate(exchange.gather_json([trajectory.extra.get("inspected") for trajectory in shares.of(trajectories)])):
+        for trajectory, found in zip(trajectories[process :: exchange.count()], theirs, strict=True):
+            if found is not None:
+                trajectory.extra["inspected"] = found
     return all("inspected" in trajectory.extra for trajectory in trajectories)
 
 

@@ -19,28 +19,29 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from epo_jax import compilation, partners, recorded, strategist as strategists
+from epo_jax import compilation, partners, recorded, self_play, strategist as strategists
 from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets
 from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import report
-from epo_jax.hosts import exchange
+from epo_jax.evaluation import mean_outcome
+from epo_jax.hosts import arrays, exchange, shares
+from epo_jax.hosts.unwritten import Unwritten
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import check_rows
 from epo_jax.model import hf_weights
-from epo_jax.report import wandb_run
+from epo_jax.partners import Partners
+from epo_jax.playing import Playing
+from epo_jax.report import evaluations, wandb_run
 from epo_jax.report.console import bar, say
-from epo_jax.report.metrics import MetricsWriter, describe_each
+from epo_jax.report.metrics import MetricsWriter
 from epo_jax.report.page.run_page import RunPage
 from epo_jax.reward import credit
 from epo_jax.rollout import demonstrations, tasks
-from epo_jax.rollout.acting import ActingPolicy
-from epo_jax.rollout.keep import play_and_keep
-from epo_jax.rollout.play import Episode, Player, episodes_of_evaluation, episodes_of_round
 from epo_jax.round_batches import RoundBatches
 from epo_jax.run_folder import RunFolder
+from epo_jax.self_play import Opponents
 from epo_jax.stepagent import implicit, inspection, inverse
 from epo_jax.stepagent.inverse import Discriminator
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
@@ -54,8 +55,6 @@ class StepAgentRun:
 
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, self.stop = config, stop
-        if exchange.count() > 1:
-            raise UserError("learn_from stepagent is made for one process: start it on one host, with --config.distributed.coordinator=none.")
         _, self.task_sets, *_ = all_or_what_is_missing(
             lambda: strategists.find(config.model.source),
             lambda: tasks.load(config),
@@ -63,21 +62,26 @@ class StepAgentRun:
             lambda: wandb_run.check(config),
         )
         self.mesh = strategists.make_run_mesh(config)
+        own_mesh = arrays.own_mesh(self.mesh)
         if self.mesh.shape["sequence"] > 1:
             raise UserError("StepAgent's rows branch, and rows that do cannot be split over devices: set mesh.sequence to 1.")
         check(config)
         partners.check_scored(config, self.task_sets)
+        if self._converses:
+            self_play.check(config, [task_set.environment for task_set in self.task_sets], partners.ACTORS[config.actor].needs_strategy)
         for name in ("learn", "warm_start"):
             check_rows(f"{name}.rows", config[name].rows, self.mesh)
-        texts = lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)  # noqa: E731
-        self.strategist = strategists.load(config, self.mesh, texts)
+        self.strategist = strategists.load(
+            config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
+        )
         self._recorded = self._read_recorded()
         self.folder = RunFolder.open(config)
         if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
             say(trouble)
-        self.strategist.tokenizer.save(self.folder.tokenizer)
-        self.metrics = MetricsWriter.of_run(config, self.folder.path)
-        self.page = RunPage(self.folder.path)
+        exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
+        silent = None if exchange.first() else Unwritten(self.folder.path)
+        self.metrics = silent or MetricsWriter.of_run(config, self.folder.path)
+        self.page = silent or RunPage(self.folder.path)
         of_pairs, settings = None, config.stepagent
         if settings.reflection == "implicit":
             of_pairs = functools.partial(implicit.preference_loss, beta=settings.beta, clone_weight=settings.clone_weight)
@@ -85,15 +89,28 @@ class StepAgentRun:
         totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": config.rounds * self._steps_of_a_cycle()}
         reference = settings.reference if of_pairs else None
         self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals, of_pairs, reference)
-        self.engine = strategists.engine(self.strategist, self.learner.playing_params(), config, self.mesh, self.learner.version)
+        self.partners = Partners(config, self.folder.path, self.strategist, own_mesh)
+        self.opponents = Opponents(config, self.strategist, own_mesh, self.folder.path, self.partners.actor)
+        self.playing = Playing(
+            config, stop, self.task_sets, self.strategist, self.partners, self.opponents, self.mesh, self.folder, self.learner
+        )
 
     def everything(self) -> None:
         """All phases, from wherever the run stands to its end."""
+        try:
+            self._everything()
+        finally:
+            self.partners.close()
+            self.playing.close()
+
+    def _everything(self) -> None:
         self._say_plan()
         if self.learner.position.phase == "warm_start":
             self.clone()
         position = self.learner.position
         while True:
+            if position.steps == 0 and self._converses:
+                self.opponents.remember(position.round, self.learner.exported_params())
             if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
                 self.evaluate()
             if position.round >= self.config.rounds:
@@ -121,26 +138,29 @@ class StepAgentRun:
                 self.metrics.write("warm_start", steps, mean)
                 say(f"cloned in {steps} steps: log-probability of an expert's token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
         self.learner.begin_rounds()
-        self._renew_engine()
+        self.playing.renew()
 
     def inspect(self, values: dict[str, float]) -> list[Trajectory]:
         """The cycle's expert trajectories with what the policy would do. They are kept; those that an earlier start left with the same weights are
         read back."""
         cycle, settings, start = self.learner.position.round, self.config.stepagent, time.monotonic()
         path = self.folder.path / "inspections" / f"cycle_{cycle:03d}.jsonl"
-        experts = _kept(path, self.learner.version)
-        if experts is None:
+        kept = exchange.by_first(lambda: _kept(path, self.learner.version) is not None)
+        if kept:
+            experts = list(read_jsonl(path))
+        else:
             experts = list(itertools.islice(self._experts(self.config.warm_start.episodes + cycle * settings.experts), settings.experts))
             for trajectory in experts:
                 trajectory.round, trajectory.weights_version = cycle, self.learner.version
-            with bar(f"cycle {cycle + 1} inspect", len(experts)) as progress:
-                inspected = inspection.inspect(
-                    self.engine, self.strategist.conversation, experts, self._sampling(), at_once=self.config.rollout.slots,
+            sampling, mine = strategists.sampling(self.config, self.config.rollout.temperature), shares.of(experts)
+            with bar(f"cycle {cycle + 1} inspect", len(mine)) as progress:
+                asyncio.run(inspection.inspect(
+                    self.playing.engine, self.strategist.conversation, mine, sampling, at_once=self.config.rollout.slots,
                     should_stop=lambda: self.stop.requested, on_inspected=progress.advance,
-                )  # fmt: skip
-                if not asyncio.run(inspected):
-                    self.learner.save_and_stop()
-            write_jsonl(path, experts)
+                ))  # fmt: skip
+            if not inspection.exchange_inspected(experts):
+                self.learner.save_and_stop()
+            exchange.by_first(lambda: write_jsonl(path, experts))
         found = inspection.inspected(experts, self.config.learn.max_length)
         differing = np.concatenate([np.zeros(0), *(inspection.differing(trajectory) for trajectory in found)])
         values |= {
@@ -164,7 +184,8 @@ class StepAgentRun:
         for group in by_environment(trajectories).values():
             credit.estimate("ppo", group, **credit.options_of("ppo", settings.to_dict()))
         of_states = self.config.stepagent.reflect_on == "inspection"
-        write_jsonl(self.folder.trajectories(cycle), inspection.states_of(trajectories) if of_states else trajectories)
+        record = inspection.states_of(trajectories) if of_states else trajectories
+        exchange.by_first(lambda: write_jsonl(self.folder.trajectories(cycle), record))
         values |= self.critic.learn(trajectories, self.learner.exported_params(), cycle)
         rewards = [turn.process_reward for one in trajectories if one.masked is None for turn in one.turns]
         values |= {"step_reward": float(np.mean(rewards)), "step_reward_deviation": float(np.std(rewards))}
@@ -177,6 +198,7 @@ class StepAgentRun:
         """The cycle's optimizer steps; then the sampler gets the new weights."""
         position, start, rows = self.learner.position, time.monotonic(), []
         done = position.steps
+        self.playing.release()
         with bar(f"cycle {position.round + 1} reflect", len(batches)) as progress:
             progress.advance(amount=done)
             for metrics in self.learner.take_steps(iter(batches[done:]), len(batches), on_step=progress.advance_reading):
@@ -187,24 +209,24 @@ class StepAgentRun:
             values["logprob_gap"] = rows[0]["logprob_gap"] if done == 0 else math.nan
         values |= {"steps": len(batches), "seconds_learn": time.monotonic() - start}
         self.learner.end_round()
-        self._renew_engine()
+        self.playing.renew()
 
     def evaluate(self) -> None:
         """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
-        cycles, values = self.learner.position.round, dict[str, float]()
-        path, first = self.folder.evaluation(cycles), self.folder.evaluation(0)
-        trajectories = self._play("evaluation", episodes_of_evaluation(self.task_sets), self.config.evaluate.temperature, path, values)
-        self.metrics.write("evaluation", cycles, values | describe_each(trajectories))
-        before = read_jsonl(first) if cycles and first.exists() else []
-        for task_set in self.task_sets:
-            where = f"evaluation after {cycles} cycles, {task_set.environment} {task_set.eval_split}"
-            say(f"{where}: {report(trajectories, before, task_set.environment) or f'every episode failed to be played; see {path}'}")
+        values: dict[str, float] = {}
+        trajectories = self.playing.evaluation(values)
+        evaluations.leave(
+            trajectories, values, after=self.learner.position.round, unit="cycles", task_sets=self.task_sets, metrics=self.metrics, folder=self.folder
+        )
+        if self.config.checkpoint.keep_best:
+            self.learner.keep_if_best(mean_outcome(trajectories))
 
     def finish(self) -> None:
         """Leaves the policy as a Hugging Face folder and says where everything is."""
+        self.playing.shutdown()
+        evaluations.tell_best(self.learner.position.best, of=self.config.rounds, unit="cycle", folder=self.folder)
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
         self.metrics.close()
-        self.engine.shutdown()
         self.page.write_or_say_why_not()
         say(
             f"done: the agent is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}; "
@@ -212,6 +234,11 @@ class StepAgentRun:
         )
 
     # --- their parts ----------------------------------------------------------------------------------------------
+
+    @property
+    def _converses(self) -> bool:
+        """Whether there are opponents to meet."""
+        return any(task_set.two_seats for task_set in self.task_sets)
 
     @functools.cached_property
     def discriminator(self) -> Discriminator:
@@ -242,33 +269,12 @@ class StepAgentRun:
 
     def _states(self, inspected: list[Trajectory], values: dict[str, float]) -> list[Trajectory]:
         """What PPO learns from: what was inspected, or episodes of the policy's own."""
-        cycle, rollout = self.learner.position.round, self.config.rollout
-        path = self.folder.trajectories(cycle)
         if self.config.stepagent.reflect_on == "episodes":
-            episodes = episodes_of_round(self.task_sets, count=rollout.episodes, seed=self.config.seed, round=cycle)
-            return self._play(f"cycle {cycle + 1} play", episodes, rollout.temperature, path, values)
+            return self.playing.round(values)
         turns = (turn for trajectory in inspected for turn in trajectory.turns)
-        for turn, record in zip(turns, _kept(path, self.learner.version) or []):
+        for turn, record in zip(turns, _kept(self.folder.trajectories(self.learner.position.round), self.learner.version) or []):
             turn.values = record.turns[0].values  # what the critic said before it learned, should this start have come after
         return inspected
-
-    def _play(self, title: str, episodes: list[Episode], temperature: float, path: Path, values: dict[str, float]) -> list[Trajectory]:
-        player = Player(
-            engine=self.engine,
-            conversation=self.strategist.conversation,
-            actor=ActingPolicy(),
-            sampling=self._sampling(temperature),
-            round=self.learner.position.round,
-            weights_version=self.engine.weights_version,
-        )
-        trajectories, figures = play_and_keep(
-            title, player, episodes, path,
-            at_once=self.config.rollout.slots, should_stop=lambda: self.stop.requested, learning=self.learner.position.steps > 0,
-        )  # fmt: skip
-        if self.stop.requested:
-            self.learner.save_and_stop()
-        values |= figures
-        return trajectories
 
     def _experts(self, start: int) -> Iterator[Trajectory]:
         """Expert trajectories with tokens from the `start`-th on, over and over: the recorded ones, or the environments' experts'."""
@@ -293,12 +299,6 @@ class StepAgentRun:
         learn, settings = self.config.learn, self.config.stepagent
         episodes = settings.reflection == "inverse" and settings.reflect_on == "episodes"
         return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.experts) / (learn.rows * learn.accumulation))
-
-    def _sampling(self, temperature: float | None = None):
-        return strategists.sampling(self.config, self.config.rollout.temperature if temperature is None else temperature)
-
-    def _renew_engine(self) -> None:
-        self.engine.update_weights(self.learner.playing_params(), self.learner.version)
 
     def _say_plan(self) -> None:
         config, settings, model = self.config, self.config.stepagent, self.strategist.config
@@ -335,6 +335,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"stepagent.{name} is {settings[name]!r}: choose one of {', '.join(values)}.")
     if config.actor != "policy":
         raise UserError(f"actor is {config.actor}: in StepAgent the policy acts itself, set it to policy.")
+    if config.async_rounds:
+        raise UserError("async_rounds plays rounds ahead, and StepAgent's cycles inspect what the present weights do: set it to 0.")
     if config.evaluator != "none":
         raise UserError(f"evaluator is {config.evaluator}: StepAgent's episodes are scored by the environments alone, set it to none.")
     if settings.experts < 1 or not settings.beta > 0 or settings.clone_weight < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import signal
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from epo_jax.checkpoint import restore_params
 from epo_jax.trajectory import Trajectory, read_jsonl
 from tests.hosts.processes import started
+from tests.stepagent.test_run import TINY as STEPAGENT
 from tests.test_faulty_round import FaultyModel
 from tests.tiny_run import TINY
 
@@ -36,14 +38,14 @@ SMALL = TINY | {
 }
 
 
-def run(folder: pathlib.Path, count: int, *, each=(), **changes):
-    settings = SMALL | changes
-    arguments = ["--config=configs/alfshop.py", f"--config.workdir={folder}", *(f"--config.{name}={value}" for name, value in settings.items())]
+def run(folder: pathlib.Path, count: int, *, each=(), config: str = "configs/alfshop.py", settings=SMALL, **changes):
+    settings = settings | changes
+    arguments = [f"--config={config}", f"--config.workdir={folder}", *(f"--config.{name}={value}" for name, value in settings.items())]
     return started(count, 4 // count, "epo_jax.train", *arguments, each=each)
 
 
-def finished(folder: pathlib.Path, count: int, **changes) -> pathlib.Path:
-    with run(folder, count, **changes) as processes:
+def finished(folder: pathlib.Path, count: int, **options) -> pathlib.Path:
+    with run(folder, count, **options) as processes:
         assert processes.wait(SECONDS) == [0] * count, "".join(processes.output(index) for index in range(count))
         for index in range(1, count):
             assert not [line for line in processes.output(index).splitlines() if not line.startswith("[Gloo]")]  # the first one speaks for all
@@ -59,14 +61,19 @@ def learned(folder: pathlib.Path) -> dict:
 def without_scores(trajectory: Trajectory) -> dict:
     """What was played, without the numbers that depend on the last bits of a sum."""
     record = trajectory.to_dict()
-    record["turns"] = [{name: value for name, value in turn.items() if name not in ("logprobs", "advantage")} for turn in record["turns"]]
+    scores = ("logprobs", "advantage")
+    for said in (record["turns"], record["extra"].get("inspected", [])):
+        said[:] = [{name: value for name, value in each.items() if name not in scores} for each in said]
     return record
 
 
-def same_run(folder: pathlib.Path, expected: pathlib.Path) -> None:
+PLAYED = ("trajectories/round_000.jsonl", "trajectories/round_001.jsonl", "evaluation/round_000.jsonl", "evaluation/round_002.jsonl")
+
+
+def same_run(folder: pathlib.Path, expected: pathlib.Path, files: Sequence[str] = PLAYED) -> None:
     """The same episodes with the same tokens (a file of one process has them as they ended), and parameters equal to 1e-6."""
-    for name in ("trajectories/round_000.jsonl", "trajectories/round_001.jsonl", "evaluation/round_000.jsonl", "evaluation/round_002.jsonl"):
-        ours, theirs = (sorted(read_jsonl(each / name), key=lambda played: played.extra["index"]) for each in (folder, expected))
+    for name in files:
+        ours, theirs = (sorted(read_jsonl(each / name), key=lambda played: played.extra.get("index", 0)) for each in (folder, expected))
         assert [without_scores(each) for each in ours] == [without_scores(each) for each in theirs], name
         for one, other in zip(ours, theirs, strict=True):
             for turn, as_expected in zip(one.turns, other.turns, strict=True):
@@ -106,6 +113,15 @@ def test_sigterm_to_one_process_saves_and_stops_all(alone, tmp_path):
         assert processes.wait(SECONDS) == [130, 130], processes.output(0)
         assert "stopped and saved in" in processes.output(0)
     same_run(finished(tmp_path / "run", 2), alone)
+
+
+@pytest.mark.parametrize("preset", ["implicit", "inverse"])
+def test_stepagent_of_two_processes_is_that_of_one(tmp_path, preset):
+    """Each inspects its share of the experts' trajectories; discriminator and critic learn on the mesh of both."""
+    learned_here = {"mesh.fsdp": -1, "mesh.data": 1, "stepagent.experts": 7, "learn.learning_rate": 1e-4, "warm_start.learning_rate": 1e-4}
+    options = {"config": f"configs/stepagent.py:{preset}", "settings": STEPAGENT | learned_here}
+    files = [*PLAYED[2:], "inspections/cycle_000.jsonl", "inspections/cycle_001.jsonl"]
+    same_run(finished(tmp_path / "two", 2, **options), finished(tmp_path / "one", 1, **options), files)
 
 
 def test_a_judge_that_is_down_for_one_process_masks_what_that_process_has(tmp_path):

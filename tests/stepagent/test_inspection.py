@@ -47,7 +47,8 @@ def experts() -> list[Trajectory]:
 
 def test_each_action_is_what_a_session_of_its_own_would_sample(engine) -> None:
     trajectories = experts()
-    assert asyncio.run(inspection.inspect(engine, Words(), trajectories, SAMPLING, at_once=2))
+    asyncio.run(inspection.inspect(engine, Words(), trajectories, SAMPLING, at_once=2))
+    assert inspection.exchange_inspected(trajectories)
     for trajectory in trajectories:
         state: list[int] = []
         for turn, found in zip(trajectory.turns, trajectory.extra["inspected"], strict=True):
@@ -82,7 +83,8 @@ def test_a_full_context_ends_a_trajectory_early_and_a_stop_leaves_none_half_done
     asyncio.run(inspection.inspect(engine, Words(), [long], SAMPLING, at_once=1))
     assert len(long.extra["inspected"]) == 2
     fresh = experts()
-    assert not asyncio.run(inspection.inspect(engine, Words(), fresh, SAMPLING, at_once=1, should_stop=lambda: True))
+    asyncio.run(inspection.inspect(engine, Words(), fresh, SAMPLING, at_once=1, should_stop=lambda: True))
+    assert not inspection.exchange_inspected(fresh)
     assert all("inspected" not in trajectory.extra for trajectory in fresh)
 
 
