@@ -20,38 +20,25 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from epo_jax import command_line, compilation, partners, preemption, self_play, strategist as strategists
-from epo_jax.api.failures import ApiFatal, BudgetSpent
+from epo_jax import command_line, compilation, partners, preemption
 from epo_jax.check_learning import check_learning
 from epo_jax.dry_run import DryRun
-from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import mean_outcome
-from epo_jax.hosts import arrays, exchange, shares
+from epo_jax.errors import UserError
+from epo_jax.hosts import exchange, shares
 from epo_jax.hosts.joining import joined
-from epo_jax.hosts.unwritten import Unwritten
-from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.interrupt import Stopped
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import param_shardings
-from epo_jax.model import hf_weights
+from epo_jax.learning_run import LearningRun
 from epo_jax.offline import OfflineRun
-from epo_jax.partners import Partners
-from epo_jax.playing import Playing, round_of
-from epo_jax.report import evaluations, wandb_run
+from epo_jax.playing import round_of
 from epo_jax.report.console import bar, report_round, say
-from epo_jax.report.metrics import MetricsWriter, describe_each
-from epo_jax.report.page.run_page import RunPage
+from epo_jax.report.metrics import describe_each
 from epo_jax.reward import credit, judge
-from epo_jax.rollout import demonstrations, tasks
 from epo_jax.rollout.play import episode_seed
-from epo_jax.round_batches import RoundBatches
-from epo_jax.run_folder import RunFolder
-from epo_jax.self_play import Opponents
 from epo_jax.stepagent.run import StepAgentRun
-from epo_jax.strategist import Strategist
 from epo_jax.trajectory import Trajectory, by_environment, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -74,75 +61,19 @@ def main() -> None:
             sys.exit(130)
 
 
-class Run:
-    """One run: what it is made of, where it stands, and its phases in the order in which they happen."""
+class Run(LearningRun):
+    """A run of self-play: every round is played, judged, credited and learned from."""
 
-    def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
-        self.config, self.stop = config, stop
-        _, self.task_sets, *_ = all_or_what_is_missing(
-            lambda: strategists.find(config.model.source),
-            lambda: tasks.load(config),
-            lambda: partners.check_actor(config),
-            lambda: partners.check_judge(config),
-            lambda: partners.check_evaluator(config),
-            lambda: wandb_run.check(config),
-        )
-        partners.check_scored(config, self.task_sets)
-        if self._converses:
-            played = [task_set.environment for task_set in self.task_sets]
-            self_play.check(config, played, partners.ACTORS[config.actor].needs_strategy)
-        self.mesh = strategists.make_run_mesh(config)
-        own_mesh = arrays.own_mesh(self.mesh)
-        check_learning(config, self.mesh)
-        self.strategist = strategists.load(
-            config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
-        )
-        self.folder = RunFolder.open(config)
-        if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
-            say(trouble)
-        exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
-        self.partners = Partners(config, self.folder.path, self._untrained(own_mesh), own_mesh)
-        self.opponents = Opponents(config, self.strategist, own_mesh, self.folder.path, self.partners.actor)
-        silent = None if exchange.first() else Unwritten(self.folder.path)
-        self.metrics = silent or MetricsWriter.of_run(config, self.folder.path)
-        self.page = silent or RunPage(self.folder.path)
-        self.batches = RoundBatches(config, self.mesh, self.task_sets, self.strategist)
-        rounds = (round_of(config, self.task_sets, self.opponents, round) for round in range(config.rounds))
+    checked = (partners.check_actor, partners.check_judge, partners.check_evaluator)
+
+    def check(self) -> None:
+        check_learning(self.config, self.mesh)
+
+    def make_learner(self) -> Learner:
+        rounds = (round_of(self.config, self.task_sets, self.opponents, round) for round in range(self.config.rounds))
         counts = [sum(episode.trajectories for episode in episodes) for episodes in rounds]
         totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": self.batches.steps_of_rounds(counts)}
-        self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals)
-        self.playing = Playing(
-            config, stop, self.task_sets, self.strategist, self.partners, self.opponents, self.mesh, self.folder, self.learner
-        )
-
-    def everything(self) -> None:
-        """All phases, from wherever the run stands to its end."""
-        try:
-            self._everything()
-        except (ApiFatal, BudgetSpent) as error:
-            raise UserError(f"{str(error).rstrip('.')}. What was played and judged is in {self.folder.path}; the same command continues.") from error
-        finally:
-            self.partners.close()
-            self.playing.close()
-
-    def _everything(self) -> None:
-        self._say_plan()
-        if self.learner.position.phase == "warm_start":
-            self.warm_start()
-        position = self.learner.position
-        while True:
-            if position.steps == 0 and (self._converses or self.config.async_rounds):
-                self.opponents.remember(position.round, self.learner.exported_params())
-            if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
-                self.evaluate()
-            if position.round >= self.config.rounds:
-                break
-            values: dict[str, float] = {}
-            trajectories = self.play(values)
-            self.assign_credit(trajectories, values)
-            self.learn(trajectories, values)
-            self._report_round(trajectories, values)
-        self.finish()
+        return Learner(self.config, self.strategist, self.mesh, self.folder.checkpoints, self.stop, totals)
 
     # --- the phases -----------------------------------------------------------------------------------------------
 
@@ -161,6 +92,13 @@ class Run:
                     say(f"warm start {taken}/{steps}: log-probability of a demonstrated token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
         self.learner.begin_rounds()
         self.playing.renew()
+
+    def round(self) -> None:
+        values: dict[str, float] = {}
+        trajectories = self.play(values)
+        self.assign_credit(trajectories, values)
+        self.learn(trajectories, values)
+        self._report_round(trajectories, values)
 
     def play(self, values: dict[str, float]) -> list[Trajectory]:
         """The round's episodes (playing.py); for the estimator bc, demonstrations of its number."""
@@ -211,35 +149,7 @@ class Run:
         self.learner.end_round(played_ahead=self.playing.plays_ahead)
         self.playing.renew()
 
-    def evaluate(self) -> None:
-        """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
-        values: dict[str, float] = {}
-        trajectories = self.playing.evaluation(values)
-        values |= shares.as_one(self.partners.clients.figures())
-        evaluations.leave(
-            trajectories, values, after=self.learner.position.round, unit="rounds", task_sets=self.task_sets, metrics=self.metrics, folder=self.folder
-        )
-        if self.config.checkpoint.keep_best:
-            self.learner.keep_if_best(mean_outcome(trajectories))
-
-    def finish(self) -> None:
-        """Leaves the strategist as a Hugging Face folder and says where everything is."""
-        self.playing.shutdown()
-        evaluations.tell_best(self.learner.position.best, of=self.config.rounds, unit="round", folder=self.folder)
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
-        self.metrics.close()
-        self.page.write_or_say_why_not()
-        say(
-            f"done: the strategist is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}; "
-            f"{self.page.path} shows them"
-        )
-
     # --- their parts ----------------------------------------------------------------------------------------------
-
-    @property
-    def _converses(self) -> bool:
-        """Whether there are opponents to meet."""
-        return any(task_set.two_seats for task_set in self.task_sets)
 
     def _judge(self, trajectories: list[Trajectory]) -> judge.JudgeCounts:
         """Scores what is not scored yet. Whatever ends it early, what was scored by then is written and will not be asked again."""
@@ -264,13 +174,6 @@ class Run:
             self.learner.save_and_stop()
         return judge.JudgeCounts(**shares.as_one(dataclasses.asdict(counts)))
 
-    def _untrained(self, mesh: Mesh) -> Strategist:
-        """The strategist as its partners may use it: with weights where this process plays, if one of them is made of them."""
-        if self.config.actor != "local" or self.config.local_actor.source not in partners.INITIAL:
-            return self.strategist
-        params = arrays.own_copy(self.strategist.params, param_shardings(self.strategist.config, mesh), self.mesh)
-        return dataclasses.replace(self.strategist, params=params)
-
     @functools.cached_property
     def critic(self) -> Critic | None:
         """Made when a round first needs it: a trunk of its own begins as a copy of what the warm start left."""
@@ -279,7 +182,7 @@ class Run:
         pad_id = self.strategist.tokenizer.pad_id
         return Critic(self.config, self.strategist.config, self.learner.exported_params(), pad_id, self.mesh, self.folder.path / "critic")
 
-    def _say_plan(self) -> None:
+    def say_plan(self) -> None:
         config, model = self.config, self.strategist.config
         devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device{'s' if jax.device_count() > 1 else ''}"
         mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
@@ -291,8 +194,6 @@ class Run:
         )
         for line in self.learner.placement:
             say(line)
-        if self.folder.resumed:
-            say(f"continuing: {self.learner.position}")
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
         values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())

@@ -181,7 +181,7 @@ def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tm
 @pytest.mark.slow
 def test_the_best_round_is_what_a_run_leaves_if_it_is_kept(tmp_path, monkeypatch, capsys):
     outcomes = iter([0.9, 0.1])
-    monkeypatch.setattr("epo_jax.train.mean_outcome", lambda trajectories: next(outcomes))
+    monkeypatch.setattr("epo_jax.learning_run.mean_outcome", lambda trajectories: next(outcomes))
     few = {"rounds": 1, "evaluate.every": 1, "evaluate.tasks": 2, "warm_start.episodes": 8, "rollout.episodes": 8}
     run = finished(tmp_path / "run", **few, **{"checkpoint.keep_best": True, "checkpoint.keep": 1})
     assert re.search(r"the best round was 0 of 1: alfworld success .*, webshop reward .*; its weights are checkpoint 1,", capsys.readouterr().out)

@@ -19,29 +19,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from epo_jax import compilation, partners, recorded, self_play, strategist as strategists
+from epo_jax import recorded, strategist as strategists
 from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets
-from epo_jax.errors import UserError, all_or_what_is_missing
-from epo_jax.evaluation import mean_outcome
-from epo_jax.hosts import arrays, exchange, shares
-from epo_jax.hosts.unwritten import Unwritten
-from epo_jax.interrupt import StopRequest
+from epo_jax.errors import UserError
+from epo_jax.hosts import exchange, shares
 from epo_jax.learn import choices, critic
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
+from epo_jax.learning_run import LearningRun
 from epo_jax.mesh import check_rows
-from epo_jax.model import hf_weights
-from epo_jax.partners import Partners
-from epo_jax.playing import Playing
-from epo_jax.report import evaluations, wandb_run
 from epo_jax.report.console import bar, say
-from epo_jax.report.metrics import MetricsWriter
-from epo_jax.report.page.run_page import RunPage
 from epo_jax.reward import credit
-from epo_jax.rollout import demonstrations, tasks
-from epo_jax.round_batches import RoundBatches
-from epo_jax.run_folder import RunFolder
-from epo_jax.self_play import Opponents
+from epo_jax.rollout import demonstrations
 from epo_jax.stepagent import implicit, inspection, inverse
 from epo_jax.stepagent.inverse import Discriminator
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
@@ -50,81 +39,33 @@ REFLECTIONS = ("implicit", "inverse")
 STATES = ("inspection", "episodes")
 
 
-class StepAgentRun:
-    """One run: what it is made of, where it stands, and its phases in the order in which they happen."""
+class StepAgentRun(LearningRun):
+    """A run of StepAgent: its rounds are cycles of inspection and reflection."""
 
-    def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
-        self.config, self.stop = config, stop
-        _, self.task_sets, *_ = all_or_what_is_missing(
-            lambda: strategists.find(config.model.source),
-            lambda: tasks.load(config),
-            lambda: partners.check_actor(config),
-            lambda: wandb_run.check(config),
-        )
-        self.mesh = strategists.make_run_mesh(config)
-        own_mesh = arrays.own_mesh(self.mesh)
+    unit = "cycle"
+    trained = "agent"
+
+    def check(self) -> None:
         if self.mesh.shape["sequence"] > 1:
             raise UserError("StepAgent's rows branch, and rows that do cannot be split over devices: set mesh.sequence to 1.")
-        check(config)
-        partners.check_scored(config, self.task_sets)
-        if self._converses:
-            self_play.check(config, [task_set.environment for task_set in self.task_sets], partners.ACTORS[config.actor].needs_strategy)
+        check(self.config)
         for name in ("learn", "warm_start"):
-            check_rows(f"{name}.rows", config[name].rows, self.mesh)
-        self.strategist = strategists.load(
-            config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
-        )
+            check_rows(f"{name}.rows", self.config[name].rows, self.mesh)
+
+    def read(self) -> None:
         self._recorded = self._read_recorded()
-        self.folder = RunFolder.open(config)
-        if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
-            say(trouble)
-        exchange.by_first(lambda: self.strategist.tokenizer.save(self.folder.tokenizer))
-        silent = None if exchange.first() else Unwritten(self.folder.path)
-        self.metrics = silent or MetricsWriter.of_run(config, self.folder.path)
-        self.page = silent or RunPage(self.folder.path)
-        of_pairs, settings = None, config.stepagent
+
+    def make_learner(self) -> Learner:
+        config, settings, of_pairs = self.config, self.config.stepagent, None
         if settings.reflection == "implicit":
             of_pairs = functools.partial(implicit.preference_loss, beta=settings.beta, clone_weight=settings.clone_weight)
-        self.batches = RoundBatches(config, self.mesh, self.task_sets, self.strategist)
         totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": config.rounds * self._steps_of_a_cycle()}
         reference = settings.reference if of_pairs else None
-        self.learner = Learner(config, self.strategist, self.mesh, self.folder.checkpoints, stop, totals, of_pairs, reference)
-        self.partners = Partners(config, self.folder.path, self.strategist, own_mesh)
-        self.opponents = Opponents(config, self.strategist, own_mesh, self.folder.path, self.partners.actor)
-        self.playing = Playing(
-            config, stop, self.task_sets, self.strategist, self.partners, self.opponents, self.mesh, self.folder, self.learner
-        )
-
-    def everything(self) -> None:
-        """All phases, from wherever the run stands to its end."""
-        try:
-            self._everything()
-        finally:
-            self.partners.close()
-            self.playing.close()
-
-    def _everything(self) -> None:
-        self._say_plan()
-        if self.learner.position.phase == "warm_start":
-            self.clone()
-        position = self.learner.position
-        while True:
-            if position.steps == 0 and self._converses:
-                self.opponents.remember(position.round, self.learner.exported_params())
-            if position.steps == 0 and (position.round % self.config.evaluate.every == 0 or position.round >= self.config.rounds):
-                self.evaluate()
-            if position.round >= self.config.rounds:
-                break
-            values: dict[str, float] = {}
-            found, implicitly = self.inspect(values), self.config.stepagent.reflection == "implicit"
-            batches = self.reflect_implicitly(found) if implicitly else self.reflect_by_reward(found, values)
-            self.learn(batches, values)
-            self._report_cycle(values)
-        self.finish()
+        return Learner(config, self.strategist, self.mesh, self.folder.checkpoints, self.stop, totals, of_pairs, reference)
 
     # --- the phases -----------------------------------------------------------------------------------------------
 
-    def clone(self) -> None:
+    def warm_start(self) -> None:
         """The first stage: the expert's actions, cloned by the same step as ever, every one with advantage 1."""
         steps, done, settings = self.batches.steps_of_warm_start(), self.learner.position.steps, self.config.warm_start
         size = settings.rows * settings.accumulation
@@ -139,6 +80,13 @@ class StepAgentRun:
                 say(f"cloned in {steps} steps: log-probability of an expert's token {mean['logprob']:.3f}, {progress.seconds:.0f} s")
         self.learner.begin_rounds()
         self.playing.renew()
+
+    def round(self) -> None:
+        values: dict[str, float] = {}
+        found, implicitly = self.inspect(values), self.config.stepagent.reflection == "implicit"
+        batches = self.reflect_implicitly(found) if implicitly else self.reflect_by_reward(found, values)
+        self.learn(batches, values)
+        self._report_cycle(values)
 
     def inspect(self, values: dict[str, float]) -> list[Trajectory]:
         """The cycle's expert trajectories with what the policy would do. They are kept; those that an earlier start left with the same weights are
@@ -211,34 +159,7 @@ class StepAgentRun:
         self.learner.end_round()
         self.playing.renew()
 
-    def evaluate(self) -> None:
-        """The held-out tasks with the present weights, always the same ones; says how they compare with the first evaluation."""
-        values: dict[str, float] = {}
-        trajectories = self.playing.evaluation(values)
-        evaluations.leave(
-            trajectories, values, after=self.learner.position.round, unit="cycles", task_sets=self.task_sets, metrics=self.metrics, folder=self.folder
-        )
-        if self.config.checkpoint.keep_best:
-            self.learner.keep_if_best(mean_outcome(trajectories))
-
-    def finish(self) -> None:
-        """Leaves the policy as a Hugging Face folder and says where everything is."""
-        self.playing.shutdown()
-        evaluations.tell_best(self.learner.position.best, of=self.config.rounds, unit="cycle", folder=self.folder)
-        hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
-        self.metrics.close()
-        self.page.write_or_say_why_not()
-        say(
-            f"done: the agent is in {self.folder.export} (a Hugging Face folder), episodes and metrics beside it in {self.folder.path}; "
-            f"{self.page.path} shows them"
-        )
-
     # --- their parts ----------------------------------------------------------------------------------------------
-
-    @property
-    def _converses(self) -> bool:
-        """Whether there are opponents to meet."""
-        return any(task_set.two_seats for task_set in self.task_sets)
 
     @functools.cached_property
     def discriminator(self) -> Discriminator:
@@ -300,7 +221,7 @@ class StepAgentRun:
         episodes = settings.reflection == "inverse" and settings.reflect_on == "episodes"
         return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.experts) / (learn.rows * learn.accumulation))
 
-    def _say_plan(self) -> None:
+    def say_plan(self) -> None:
         config, settings, model = self.config, self.config.stepagent, self.strategist.config
         experts = f"conversations of {config.data}" if config.data else "the environments' experts"
         say(
@@ -308,8 +229,6 @@ class StepAgentRun:
             f"{' and '.join(map(str, self.task_sets))}; experts: {experts}, {config.warm_start.episodes} trajectories cloned, then "
             f"{config.rounds} cycles of {settings.experts} inspected, {settings.reflection} reflection; writes {self.folder.path}"
         )
-        if self.folder.resumed:
-            say(f"continuing: {self.learner.position}")
 
     def _report_cycle(self, values: dict[str, float]) -> None:
         cycle = self.learner.position.round
