@@ -169,7 +169,7 @@ def get_defaults() -> ConfigDict:
     config.stepagent = ConfigDict()  # learn_from stepagent; `rounds` says how many cycles
     config.stepagent.reflection = "implicit"  # implicit (pairs) | inverse (a discriminator's reward, PPO)
     config.stepagent.experts = 48  # expert trajectories inspected in a cycle, other ones every time
-    config.stepagent.beta = 0.1  # implicit: how far a pair may part before its gradient fades
+    config.stepagent.beta = 0.1  # implicit: how far a pair may part before its gradient fades; 0 leaves clone_weight alone, a control
     config.stepagent.reference = "round"  # implicit: the policy at the start of the cycle (round) | of the first, the clone of the expert (start)
     config.stepagent.clone_weight = 0.0  # of the expert action's -log-probability besides, at the inspected states; not in the paper
     config.stepagent.reward = "expert"  # inverse: -log D (expert) | log(1 - D) - log D (log_odds); D is the share that the policy is thought to have

@@ -65,6 +65,7 @@ METHODS = (
     Method("permuted", "control (`reinforce` with permuted advantages)", {"credit.permute": True}),
     Method("stepagent_implicit", "StepAgent implicit", config="configs/stepagent.py:implicit", agent=True),
     Method("stepagent_inverse", "StepAgent inverse", config="configs/stepagent.py:inverse", agent=True),
+    Method("stepagent_clone", "control (StepAgent without reflection)", {"stepagent.beta": 0.0}, config="configs/stepagent.py:implicit", agent=True),
 )
 
 
@@ -258,7 +259,7 @@ methods that advise is {short:g} here and {rate:g} there.
 
 Most rows are strategists that advise the literal actor. In those of StepAgent the policy itself acts, from a clone of demonstrations that are
 not counted in the budget, so these compare with their own beginning alone. Their episodes are the experts', inspected and not played, and they
-hold up the expert's actions beside what reflection does (`stepagent.clone_weight`): what they rose by is not reflection's alone.
+hold up the expert's actions beside what reflection does (`stepagent.clone_weight`): what that does alone, without reflection, is the control below them.
 
 {table}
 {pending}

@@ -258,8 +258,10 @@ def check(config: ConfigDict) -> None:
         raise UserError("async_rounds plays rounds ahead, and StepAgent's cycles inspect what the present weights do: set it to 0.")
     if config.evaluator != "none":
         raise UserError(f"evaluator is {config.evaluator}: StepAgent's episodes are scored by the environments alone, set it to none.")
-    if settings.experts < 1 or not settings.beta > 0 or settings.clone_weight < 0:
-        raise UserError("stepagent.experts and beta must be positive, clone_weight at least 0.")
+    if settings.experts < 1 or settings.beta < 0 or settings.clone_weight < 0:
+        raise UserError("stepagent.experts must be positive, beta and clone_weight at least 0.")
+    if settings.reflection == "implicit" and not settings.beta + settings.clone_weight:
+        raise UserError("stepagent.beta and clone_weight are both 0: there is nothing to learn from.")
     if not 0.0 <= guards.label_smoothing < 0.5 or guards.steps < 0:
         raise UserError("stepagent.discriminator.label_smoothing must be at least 0 and below 0.5, and steps at least 0.")
     choices.check(config.learn)

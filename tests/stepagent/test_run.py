@@ -96,7 +96,7 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
         assert abs(first["logprob_gap"]) < 1e-4  # the learner scores what was inspected as the sampler did
     played = read_jsonl(run.folder.evaluation(2))
     assert len(played) == 2 and {one.actor for one in played} == {"policy"}
-    assert (folder / "strategist" / "config.json").is_file()
+    assert (folder / "strategist" / "config.json").is_file() and (folder / "curve.png").is_file()
     assert (folder / "page.html").read_text().count('class="block"') == 1 + 2 + 2  # the index, two evaluations, two cycles' inspections
 
 
@@ -133,7 +133,9 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         ("implicit", {"actor": "literal"}, "prompt is act_brief"),
         ("implicit", {"environments.alfworld.prompt": "brief"}, "act or act_brief"),
         ("implicit", {"stepagent.reference": "behaviour"}, "round|start"),
-        ("implicit", {"stepagent.beta": 0.0}, "beta"),
+        ("implicit", {"stepagent.beta": -0.1}, "beta and clone_weight at least 0"),
+        ("implicit", {"stepagent.beta": 0.0, "stepagent.clone_weight": 0.0}, "nothing to learn from"),
+        ("implicit", {"async_rounds": 1}, "plays rounds ahead"),
         ("inverse", {"credit.estimator": "reinforce", "critic.trunk": "none"}, "set it to ppo"),
         ("inverse", {"critic.trunk": "none"}, "needs a value head"),
         ("inverse", {"stepagent.reward": "D"}, "expert, log_odds"),
