@@ -76,6 +76,13 @@ def test_a_token_that_the_tokenizer_does_not_have(tokenizer: Tokenizer) -> None:
     assert texts.pieces([5, 10**9], "") is None and texts.pieces([5, "x"], "") is None and texts.unknown == 2
 
 
+def test_padding_of_the_model_s_vocabulary_is_shown_by_its_number(tokenizer: Tokenizer) -> None:
+    texts, padding = TokenTexts(tokenizer), tokenizer.vocab_size + 3
+    ids = [*tokenizer.encode("go to"), padding]
+    assert texts.pieces(ids, tokenizer.decode(ids).strip()) == ids
+    assert texts.table[padding] == f"<{padding}>" and padding in texts.special and texts.unknown == 0
+
+
 # --- the data ---------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +235,7 @@ WELL = {
 def test_nothing_is_said_of_a_run_that_is_well() -> None:
     assert warnings({number: WELL | {"entropy": 0.3 - 0.01 * number, "strategy_tokens": 9.0 + 0.5 * number} for number in range(1, 11)}) == []
     assert warnings({}) == [] and warnings({1: {}}) == []
+    assert warnings({1: WELL | {"kl": 20.0, "agreement": 0.6}}) == []  # StepAgent
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from epo_jax.model.tokenizer import Tokenizer
 
 _PART_OF_A_CHARACTER = "\ufffd"
+PADDING = 128  # how many more ids than its tokenizer a model may have, so that its vocabulary divides well; it may sample them
 
 
 class TokenTexts:
-    """`table`: id → what it says, of all ids seen so far. `special`: those of them that are no text (end of turn). `unknown`: turns with an id that
-    the tokenizer does not have."""
+    """`table`: id → what it says, of all ids seen so far. `special`: those of them that are no text (end of turn, padding of the vocabulary).
+    `unknown`: turns with an id that neither tokenizer nor padding has."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -36,7 +37,7 @@ class TokenTexts:
     def pieces(self, tokens: Sequence[int], strategy: str) -> list[int] | list[str] | None:
         """The ids themselves where `table` joins them to `strategy` (or nobody wrote down what they say: ""), else one text a token. None if the
         tokenizer does not have one of them."""
-        if not all(isinstance(token, int) and 0 <= token < self._tokenizer.vocab_size for token in tokens):
+        if not all(isinstance(token, int) and 0 <= token < self._tokenizer.vocab_size + PADDING for token in tokens):
             self.unknown += 1
             return None
         texts = [self._text(token) for token in tokens]
@@ -47,7 +48,10 @@ class TokenTexts:
 
     def _text(self, token: int) -> str:
         if token not in self.table:
-            if token in self._never_text:
+            if token >= self._tokenizer.vocab_size:
+                self.special.add(token)
+                self.table[token] = f"<{token}>"
+            elif token in self._never_text:
                 self.special.add(token)
                 self.table[token] = str(self._tokenizer.backend.convert_ids_to_tokens(token))
             else:
