@@ -18,11 +18,12 @@ import jax.numpy as jnp
 
 KINDS = ("k1", "k2", "k3")
 MAX_LOG_RATIO = 10.0  # keeps exp() of a log ratio finite when two policies have drifted far apart
+TOLD_LOG_RATIO = 3.0  # of a figure that people watch: one token of thousands, pushed far down, would be all of its mean in k3
 
 
-def estimate(kind: str, logprobs: jax.Array, reference: jax.Array) -> jax.Array:
-    """The estimate of that kind at every token, of any shape; log ratios are limited to ±MAX_LOG_RATIO. k2 and k3 are never negative."""
-    log_ratio = jnp.clip(logprobs - reference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+def estimate(kind: str, logprobs: jax.Array, reference: jax.Array, limit: float = MAX_LOG_RATIO) -> jax.Array:
+    """The estimate of that kind at every token, of any shape; log ratios are limited to ±limit. k2 and k3 are never negative."""
+    log_ratio = jnp.clip(logprobs - reference, -limit, limit)
     if kind == "k1":
         return log_ratio
     if kind == "k2":

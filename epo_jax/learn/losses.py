@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from epo_jax.batch import ComparedBatch, TrajectoryBatch, forks_of
 from epo_jax.learn import divergence
-from epo_jax.learn.divergence import MAX_LOG_RATIO
+from epo_jax.learn.divergence import MAX_LOG_RATIO, TOLD_LOG_RATIO
 from epo_jax.mesh import constrain
 from epo_jax.model import llama
 from epo_jax.model.config import LlamaConfig
@@ -203,10 +203,10 @@ def _ratio(batch: TrajectoryBatch, logprobs: jax.Array) -> jax.Array:
     return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
-def _divergence(kind: str, batch: TrajectoryBatch, logprobs: jax.Array, reference: jax.Array) -> jax.Array:
+def _divergence(kind: str, batch: TrajectoryBatch, logprobs: jax.Array, reference: jax.Array, limit: float = MAX_LOG_RATIO) -> jax.Array:
     """`divergence.estimate` at sampled tokens whose reference is known, else 0. [B,T]."""
     known = said(batch) & (reference < UNKNOWN_ABOVE)
-    return jnp.where(known, divergence.estimate(kind, logprobs, jnp.where(known, reference, logprobs)), 0.0)
+    return jnp.where(known, divergence.estimate(kind, logprobs, jnp.where(known, reference, logprobs), limit), 0.0)
 
 
 def share_of_trajectory(batch: TrajectoryBatch) -> jax.Array:
@@ -229,8 +229,8 @@ def policy_metrics(batch: TrajectoryBatch, logprobs: jax.Array, entropies: jax.A
     logprob                  their mean log-probability
     entropy                  mean entropy of the learner at them, in nats
     logprob_gap              mean |learner - behaviour| over tokens whose behaviour is known: 0 but for rounding in the first step
-    kl                       k3 estimate of KL(learner ‖ behaviour) over the same tokens
-    reference_kl             k3 estimate of KL(learner ‖ reference) over all sampled tokens; of a `ComparedBatch` only
+    kl                       k3 estimate of KL(learner ‖ behaviour) over the same tokens; log ratios count up to ±TOLD_LOG_RATIO
+    reference_kl             the same of KL(learner ‖ reference) over all sampled tokens; of a `ComparedBatch` only
     ratio_p99                99th percentile of learner / behaviour probability over the same tokens; NaN if there are none
     nonzero_advantage_share  turns with an advantage other than zero over all turns
     """
@@ -243,13 +243,13 @@ def policy_metrics(batch: TrajectoryBatch, logprobs: jax.Array, entropies: jax.A
     measured = jnp.maximum(1, jnp.sum(known))
     reference = {}
     if isinstance(batch, ComparedBatch):
-        reference["reference_kl"] = jnp.sum(_divergence("k3", batch, logprobs, batch.reference_logprobs)) / jnp.maximum(1, tokens)
+        reference["reference_kl"] = jnp.sum(_divergence("k3", batch, logprobs, batch.reference_logprobs, TOLD_LOG_RATIO)) / jnp.maximum(1, tokens)
     return reference | {
         "tokens": tokens.astype(jnp.float32),
         "logprob": jnp.sum(jnp.where(here, logprobs, 0.0)) / jnp.maximum(1, tokens),
         "entropy": jnp.sum(jnp.where(here, entropies, 0.0)) / jnp.maximum(1, tokens),
         "logprob_gap": jnp.sum(jnp.where(known, jnp.abs(logprobs - batch.behavior_logprobs), 0.0)) / measured,
-        "kl": jnp.sum(_divergence("k3", batch, logprobs, batch.behavior_logprobs)) / measured,
+        "kl": jnp.sum(_divergence("k3", batch, logprobs, batch.behavior_logprobs, TOLD_LOG_RATIO)) / measured,
         "ratio_p99": jnp.exp(jnp.nanquantile(jnp.where(known, log_ratio, jnp.nan), 0.99)),
         "nonzero_advantage_share": jnp.sum(starts & (batch.loss_weights != 0.0)) / jnp.maximum(1, jnp.sum(starts)),
     }

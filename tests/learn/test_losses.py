@@ -264,6 +264,12 @@ def test_metrics_by_hand() -> None:
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
+def test_tokens_pushed_far_down_are_told_up_to_a_limit() -> None:
+    """Else one of them, at exp(10), would be all of the mean of thousands, and the run page would warn of every healthy run."""
+    batch, logprobs, entropies = by_hand()
+    np.testing.assert_allclose(losses.policy_metrics(batch, logprobs - 8.0, entropies)["kl"], np.exp(3.0) - 4.0, rtol=1e-5)
+
+
 def test_kl_pulls_towards_the_behaviour() -> None:
     batch, logprobs, entropies = by_hand()
     gradient = jax.grad(lambda lp: losses.reinforce_loss(batch, lp, entropies, kl_weight=1.0) - losses.reinforce_loss(batch, lp, entropies))(logprobs)

@@ -165,7 +165,7 @@ def _gap(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
 
 
 def _runs_away(row: Figures, rounds: Mapping[int, Figures]) -> str | None:
-    if "agreement" in row:  # StepAgent's pairs are to move apart, and the estimate of KL is that of a few actions that had been unlikely
+    if "agreement" in row:  # StepAgent's pairs are to move apart
         return None
     kl = row.get("kl")
     return f"{kl:.2f} nats a token between the learner and what sampled, over the round's steps" if is_number(kl) and kl > FAR else None
