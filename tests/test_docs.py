@@ -34,7 +34,7 @@ BLOCKS = [
     for block in re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", (REPOSITORY / name).read_text(), re.MULTILINE | re.DOTALL)
 ]
 REGISTRIES = (envs.REGISTRY, partners.ACTORS, partners.JUDGES, ESTIMATORS)
-OWN = ("mine", "guess", "last_words", "brevity", "myopic")
+OWN = ("mine", "cabinets", "last_words", "brevity", "myopic")
 TINY = {
     "rounds": 1, "rollout.episodes": 8, "rollout.slots": 8, "rollout.max_strategy_tokens": 8, "rollout.max_context": 512, "learn.rows": 8,
     "learn.accumulation": 1, "learn.max_length": 512, "learn.length_buckets": (512,), "evaluate.tasks": 2, "mesh.fsdp": 1, "mesh.data": -1,
@@ -49,7 +49,7 @@ def project(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (by_hand,) = re.findall(r"^`(mkdir -p envs/guess.*?)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    (by_hand,) = re.findall(r"^`(mkdir -p envs/cabinets.*?)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
     subprocess.run(["sh", "-euc", by_hand], cwd=tmp_path, check=True)
     shutil.copytree(MINI, tmp_path / "weights" / "mine")
     monkeypatch.chdir(tmp_path)
@@ -70,7 +70,7 @@ def project(tmp_path, monkeypatch):
 
 
 def test_blocks_are_short_and_there_is_one_of_each_kind():
-    assert {name for name, _ in BLOCKS} == {f"configs/{name}.py" for name in OWN} | {"envs/guess/environment.py"}
+    assert {name for name, _ in BLOCKS} == {f"configs/{name}.py" for name in OWN} | {"envs/cabinets/environment.py"}
     assert all(len(text.splitlines()) < 40 for _, text in BLOCKS)
 
 
@@ -80,7 +80,7 @@ def test_what_one_brings_is_found_whole(project, capsys):
         config.update_from_flattened_dict(TINY)
         assert DryRun(config, check_learning).everything() == 0, capsys.readouterr().out
         out = capsys.readouterr().out
-        assert f"runs/{name}, which would be made" in out and ("guess" not in name or "played    guess train/0: 1 turns" in out)
+        assert f"runs/{name}, which would be made" in out and ("cabinets" not in name or "played    cabinets train/0: 3 turns" in out)
 
 
 @pytest.mark.slow
@@ -92,8 +92,8 @@ def test_what_one_brings_runs(name, project):
     run = project / "runs" / name
     episodes = [json.loads(line) for line in (run / "trajectories" / "round_000.jsonl").read_text().splitlines()]
     assert len(episodes) == 8 and not any(episode["masked"] for episode in episodes)
-    if name == "guess":
-        assert {episode["environment"] for episode in episodes} == {"guess"}
+    if name == "cabinets":
+        assert {episode["environment"] for episode in episodes} == {"cabinets"}
         assert all(turn["observation"] in ("That is it.", "Higher.", "Lower.") for episode in episodes for turn in episode["turns"])
     if name == "last_words":
         assert {episode["actor"] for episode in episodes} == {"last_words"}
@@ -112,7 +112,7 @@ def test_links_and_files_are_there(document):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (document.parent / link).exists(), link
     for name in re.findall(r"`((?:epo_jax|envs|configs|tools|tests)/[\w/]+\.(?:py|txt))", text):
-        assert (REPOSITORY / name).exists() or name in dict(BLOCKS) or name.startswith("envs/guess/"), name
+        assert (REPOSITORY / name).exists() or name in dict(BLOCKS) or name.startswith("envs/cabinets/"), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
