@@ -103,7 +103,8 @@ def _row(plan: dict | None) -> str:
     learning, playing = (f"{mark}{peak(plan, *names) / GIB:.1f}" if set(names) & set(plan["programs"]) else "—" for names in parts)
     whole = set(NEEDED) <= set(plan["programs"])
     verdict = "**no**" if not fits(plan) else "yes" if whole else "as far as compiled"
-    moved = f"{sent(plan) / GIB:.1f}" if "pass" in plan["programs"] and plan["programs"]["pass"]["collectives"] else "—"
+    known = plan["mesh"] and "pass" in plan["programs"] and plan["programs"]["pass"]["collectives"]  # a device alone sends nothing
+    moved = f"{sent(plan) / GIB:.1f}" if known else "—"
     return f"{_words(plan['mesh'])} | {learning} | {playing} | {plan['hbm'] / GIB:.2f} | {verdict} | {moved}"
 
 

@@ -84,7 +84,7 @@ def test_the_guess_is_near_what_the_compiler_said(path) -> None:
     for plan in json.loads(path.read_text()):
         if "pass" in plan["programs"] and not plan["programs"]["pass"]["refused"]:
             guessed = guess(model(path.stem.split("_")[0]), platform="tpu" if topology(plan["topology"]).chip.tpu else "gpu", **plan["mesh"])
-            assert 0.85 < guessed.bytes / plan["programs"]["pass"]["peak"] < 1.15
+            assert 0.8 < guessed.bytes / plan["programs"]["pass"]["peak"] < 1.15
 
 
 def test_a_mesh_that_does_not_divide_is_no_candidate() -> None:
