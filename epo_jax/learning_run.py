@@ -5,6 +5,7 @@ The kinds of run are `train.Run` (self-play) and `stepagent.run.StepAgentRun` (S
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ from epo_jax.self_play import Opponents
 from epo_jax.strategist import Strategist
 
 
-class LearningRun:
+class LearningRun(abc.ABC):
     """One run: what it is made of, where it stands, and its phases in the order in which they happen."""
 
     unit = "round"  # what its rounds are called
@@ -77,26 +78,28 @@ class LearningRun:
 
     # --- what a kind of run says -----------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def check(self) -> None:
         """Raises `UserError` for a configuration that this kind of run cannot follow on `self.mesh`."""
-        raise NotImplementedError
 
     def read(self) -> None:
         """Reads what else the run learns from, when there is a tokenizer and before anything is written."""
 
+    @abc.abstractmethod
     def make_learner(self) -> Learner:
-        raise NotImplementedError
+        """What learns, with the strategist's weights; everything else but `playing` is there."""
 
+    @abc.abstractmethod
     def say_plan(self) -> None:
-        raise NotImplementedError
+        """What the run is made of and where it writes, in a line or two."""
 
+    @abc.abstractmethod
     def warm_start(self) -> None:
         """Clones the expert, and begins the rounds."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def round(self) -> None:
         """The whole of the present round; afterwards the learner stands at the next one, and `playing` has its weights."""
-        raise NotImplementedError
 
     # --- the phases -------------------------------------------------------------------------------------------------
 

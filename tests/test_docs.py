@@ -94,7 +94,7 @@ def test_what_one_brings_runs(name, project):
     assert len(episodes) == 8 and not any(episode["masked"] for episode in episodes)
     if name == "cabinets":
         assert {episode["environment"] for episode in episodes} == {"cabinets"}
-        assert all(turn["observation"] in ("That is it.", "Higher.", "Lower.") for episode in episodes for turn in episode["turns"])
+        assert all(turn["observation"].startswith(("You see a mug.", "You hear it further")) for episode in episodes for turn in episode["turns"])
     if name == "last_words":
         assert {episode["actor"] for episode in episodes} == {"last_words"}
     if name == "myopic":
