@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 train: $(VENV)/installed
 	$(VENV)/bin/python -m epo_jax.train --config=configs/alfshop.py
 
-# Two cores take half the time of one; a file's tests stay together, as they share what they set up.
+# On all cores; a file's tests stay together, as they share what they set up.
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 

@@ -60,7 +60,7 @@ class LearningRun(abc.ABC):
         self.strategist = strategists.load(
             config, self.mesh, lambda: demonstrations.texts(self.task_sets, config.model.architecture.tokenizer_games)
         )
-        self.read()
+        self.read_data()
         self.folder = RunFolder.open(config)
         if (trouble := compilation.keep_programs(config.compilation_cache, self.folder.path)) is not None:
             say(trouble)
@@ -82,7 +82,7 @@ class LearningRun(abc.ABC):
     def check(self) -> None:
         """Raises `UserError` for a configuration that this kind of run cannot follow on `self.mesh`."""
 
-    def read(self) -> None:
+    def read_data(self) -> None:
         """Reads what else the run learns from, when there is a tokenizer and before anything is written."""
 
     @abc.abstractmethod
@@ -135,7 +135,7 @@ class LearningRun(abc.ABC):
         values: dict[str, float] = {}
         trajectories = self.playing.evaluation(values)
         values |= shares.as_one(self.partners.clients.figures())
-        evaluations.leave(
+        evaluations.record(
             trajectories, values,
             after=self.learner.position.round, unit=f"{self.unit}s", task_sets=self.task_sets, metrics=self.metrics, folder=self.folder,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from epo_jax.run_folder import RunFolder
 from epo_jax.trajectory import Trajectory, read_jsonl
 
 
-def leave(
+def record(
     trajectories: Sequence[Trajectory],
     values: dict[str, float],
     *,

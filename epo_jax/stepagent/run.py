@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from epo_jax import recorded, strategist as strategists
+from epo_jax import partners, recorded, strategist as strategists
 from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets
 from epo_jax.errors import UserError
 from epo_jax.hosts import exchange, shares
@@ -52,7 +52,7 @@ class StepAgentRun(LearningRun):
         for name in ("learn", "warm_start"):
             check_rows(f"{name}.rows", self.config[name].rows, self.mesh)
 
-    def read(self) -> None:
+    def read_data(self) -> None:
         self._recorded = self._read_recorded()
 
     def make_learner(self) -> Learner:
@@ -254,6 +254,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"stepagent.{name} is {settings[name]!r}: choose one of {', '.join(values)}.")
     if config.actor != "policy":
         raise UserError(f"actor is {config.actor}: in StepAgent the policy acts itself, set it to policy.")
+    if config.judge in partners.API_JUDGES:
+        raise UserError(f"judge is {config.judge}: in StepAgent the expert judges, and no model is asked; set it to progress.")
     if config.async_rounds:
         raise UserError("async_rounds plays rounds ahead, and StepAgent's cycles inspect what the present weights do: set it to 0.")
     if config.evaluator != "none":

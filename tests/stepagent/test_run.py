@@ -136,6 +136,7 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         ("implicit", {"stepagent.beta": -0.1}, "beta and clone_weight at least 0"),
         ("implicit", {"stepagent.beta": 0.0, "stepagent.clone_weight": 0.0}, "nothing to learn from"),
         ("implicit", {"async_rounds": 1}, "plays rounds ahead"),
+        ("implicit", {"judge": "openai"}, "no model is asked"),
         ("inverse", {"credit.estimator": "reinforce", "critic.trunk": "none"}, "set it to ppo"),
         ("inverse", {"critic.trunk": "none"}, "needs a value head"),
         ("inverse", {"stepagent.reward": "D"}, "expert, log_odds"),
