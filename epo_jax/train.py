@@ -38,7 +38,7 @@ from epo_jax.report.console import bar, report_round, say
 from epo_jax.report.metrics import describe_each
 from epo_jax.reward import credit, judge
 from epo_jax.rollout.play import episode_seed
-from epo_jax.stepagent.run import StepAgentRun
+from epo_jax.stepagent.run import StepAgentRun, check as check_stepagent
 from epo_jax.trajectory import Trajectory, by_environment, write_jsonl
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration: a file, with :PRESET where it has presets.")
@@ -54,7 +54,7 @@ def main() -> None:
     preemption.check(config.preemption_notice)
     with joined(config.distributed) as stop, preemption.watched(config.preemption_notice, stop):
         if DRY_RUN.value:
-            sys.exit(DryRun(config, check_learning).everything())
+            sys.exit(DryRun(config, check_stepagent if config.learn_from == "stepagent" else check_learning).everything())
         try:
             kinds[config.learn_from](config, stop).everything()
         except Stopped:

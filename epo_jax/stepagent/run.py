@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from epo_jax import partners, recorded, strategist as strategists
@@ -46,9 +47,7 @@ class StepAgentRun(LearningRun):
     trained = "agent"
 
     def check(self) -> None:
-        if self.mesh.shape["sequence"] > 1:
-            raise UserError("StepAgent's rows branch, and rows that do cannot be split over devices: set mesh.sequence to 1.")
-        check(self.config)
+        check(self.config, self.mesh)
         for name in ("learn", "warm_start"):
             check_rows(f"{name}.rows", self.config[name].rows, self.mesh)
 
@@ -245,8 +244,10 @@ class StepAgentRun(LearningRun):
         self.page.write_or_say_why_not()
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, mesh: Mesh) -> None:
     """Raises `UserError` for choices that are not there or contradict each other."""
+    if mesh.shape["sequence"] > 1:
+        raise UserError("StepAgent's rows branch, and rows that do cannot be split over devices: set mesh.sequence to 1.")
     settings, guards = config.stepagent, config.stepagent.discriminator
     known = {"reflection": REFLECTIONS, "reference": choices.REFERENCES[1:], "reflect_on": STATES, "reward": inverse.REWARDS}
     for name, values in known.items():
