@@ -26,7 +26,7 @@ from epo_jax.batch import check_buckets
 from epo_jax.errors import UserError
 from epo_jax.forecast import Calls, Shape
 from epo_jax.hosts.arrays import own_mesh
-from epo_jax.mesh import check_divides, check_rows
+from epo_jax.mesh import check_divides, check_rows, describe
 from epo_jax.model import gguf_weights, hf_weights, lora
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.conversation import ConversationFormat
@@ -195,8 +195,7 @@ class DryRun:
         self._try(lambda: check_buckets(config.learn.length_buckets, config.learn.max_length))
         if self._mesh is None:
             return
-        shape = " × ".join(f"{axis} {size}" for axis, size in self._mesh.shape.items())
-        told("mesh", f"{jax.device_count()} × {jax.devices()[0].device_kind} ({shape})")
+        told("mesh", describe(self._mesh))
         for name in ("learn",) if self._recorded or not config.warm_start.episodes else ("learn", "warm_start"):
             self._try(lambda name=name: check_rows(f"{name}.rows", config[name].rows, self._mesh))
         if not self._recorded:

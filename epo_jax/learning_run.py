@@ -20,7 +20,7 @@ from epo_jax.hosts import arrays, exchange, shares
 from epo_jax.hosts.unwritten import Unwritten
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import param_shardings
+from epo_jax.mesh import describe, param_shardings
 from epo_jax.model import hf_weights
 from epo_jax.partners import Partners
 from epo_jax.playing import Playing
@@ -90,8 +90,8 @@ class LearningRun(abc.ABC):
         """What learns, with the strategist's weights; everything else but `playing` is there."""
 
     @abc.abstractmethod
-    def say_plan(self) -> None:
-        """What the run is made of and where it writes, in a line or two."""
+    def plan(self) -> str:
+        """What happens in the run, in half a line."""
 
     @abc.abstractmethod
     def warm_start(self) -> None:
@@ -114,7 +114,12 @@ class LearningRun(abc.ABC):
             self.playing.close()
 
     def _everything(self) -> None:
-        self.say_plan()
+        say(
+            f"{self.strategist.name} {self.trained}, {self.strategist.config.num_params / 1e6:.1f} M parameters, on {describe(self.mesh)}; "
+            f"{' and '.join(map(str, self.task_sets))}; {self.plan()}; writes {self.folder.path}"
+        )
+        for line in self.learner.placement:
+            say(line)
         if self.folder.resumed:
             say(f"continuing: {self.learner.position}")
         if self.learner.position.phase == "warm_start":
@@ -137,7 +142,7 @@ class LearningRun(abc.ABC):
         values |= shares.as_one(self.partners.clients.figures())
         evaluations.record(
             trajectories, values,
-            after=self.learner.position.round, unit=f"{self.unit}s", task_sets=self.task_sets, metrics=self.metrics, folder=self.folder,
+            after=self.learner.position.round, unit=self.unit, task_sets=self.task_sets, metrics=self.metrics, folder=self.folder,
         )  # fmt: skip
         if self.config.checkpoint.keep_best:
             self.learner.keep_if_best(mean_outcome(trajectories))

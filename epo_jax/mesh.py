@@ -186,6 +186,12 @@ gather.defvjp(
 )
 
 
+def describe(mesh: Mesh) -> str:
+    """Its devices and axes in words: `8 TPU v4 devices (data 1 × fsdp 8 × sequence 1 × tensor 1)`."""
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} {kind} device{'s' if mesh.size > 1 else ''} ({' × '.join(f'{axis} {size}' for axis, size in mesh.shape.items())})"
+
+
 def describe_weights(declared: dict[str, Any], mesh: Mesh, itemsize: int = 4) -> list[str]:
     """A line for each kind of weight in a tree of `Weight`s: how it is split, and its bytes on one device (`itemsize` bytes a number)."""
     kinds: dict[str, tuple[list[str], float]] = {}

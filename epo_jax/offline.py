@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -24,7 +23,7 @@ from epo_jax.hosts.unwritten import Unwritten
 from epo_jax.interrupt import StopRequest
 from epo_jax.learn import choices
 from epo_jax.learn.learner import Learner
-from epo_jax.mesh import check_rows, rows_split_over
+from epo_jax.mesh import check_rows, describe, rows_split_over
 from epo_jax.model import hf_weights
 from epo_jax.report import wandb_run
 from epo_jax.report.console import bar, say
@@ -144,10 +143,9 @@ class OfflineRun:
 
     def _say_plan(self) -> None:
         learn, model = self.config.learn, self.strategist.config
-        devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device{'s' if jax.device_count() > 1 else ''}"
         tokens = sum(len(turn.tokens) for trajectory in self.conversations for turn in trajectory.turns)
         say(
-            f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {devices}; "
+            f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {describe(self.mesh)}; "
             f"{len(self.conversations)} conversations from {self.config.data}, {tokens} tokens in strategies; "
             f"{learn.epochs} passes of {self.steps} optimizer steps; writes {self.folder.path}"
         )

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -182,18 +181,12 @@ class Run(LearningRun):
         pad_id = self.strategist.tokenizer.pad_id
         return Critic(self.config, self.strategist.config, self.learner.exported_params(), pad_id, self.mesh, self.folder.path / "critic")
 
-    def say_plan(self) -> None:
-        config, model = self.config, self.strategist.config
-        devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device{'s' if jax.device_count() > 1 else ''}"
-        mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
-        say(
-            f"{self.strategist.name} strategist, {model.num_params / 1e6:.1f} M parameters, on {devices} ({mesh}); "
-            f"{' and '.join(map(str, self.task_sets))}; "
+    def plan(self) -> str:
+        config = self.config
+        return (
             f"{config.rounds} rounds of {config.rollout.episodes} episodes; actor {self.partners.actor.name}, judge {self.partners.judge.name}, "
-            f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}; writes {self.folder.path}"
+            f"estimator {config.credit.estimator}{' (permuted: a control)' if config.credit.permute else ''}"
         )
-        for line in self.learner.placement:
-            say(line)
 
     def _report_round(self, trajectories: Sequence[Trajectory], values: dict[str, float]) -> None:
         values |= describe_each(trajectories) | shares.as_one(self.partners.clients.figures())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from configs.alfshop import get_config
+from epo_jax import partners
 from epo_jax import strategist as strategists
 from epo_jax.checkpoint import Checkpoints
 from epo_jax.errors import UserError
@@ -27,9 +28,9 @@ from epo_jax.model import hf_weights, llama
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.fingerprint import fingerprint
 from epo_jax.model.tokenizer import Tokenizer
-from epo_jax import partners
 from epo_jax.strategist import MINI
 from epo_jax.trajectory import Trajectory, Turn, read_jsonl, write_jsonl
+from tests.tiny_run import StopAfter
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
@@ -109,26 +110,10 @@ def test_the_figures_are_those_of_the_episodes(unbroken, weights):
 
 
 def test_interrupted_anywhere_it_continues_to_the_same_episodes(unbroken, weights, tmp_path):
-    class After(StopRequest):
-        """Asks to stop at the `limit`-th look."""
-
-        def __init__(self, limit):
-            super().__init__()
-            self.limit, self.looks = limit, 0
-
-        @property
-        def requested(self):
-            self.looks += 1
-            return self.looks >= self.limit
-
-        @requested.setter
-        def requested(self, value):
-            pass
-
     output, played = tmp_path / "again", []
     while True:
         try:
-            rows = evaluation(output, weights, After(3 + len(played))).everything()
+            rows = evaluation(output, weights, StopAfter(3 + len(played))).everything()
             break
         except Stopped:
             assert not (output / "results.json").exists()

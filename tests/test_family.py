@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 import jax
@@ -14,18 +13,10 @@ from epo_jax.errors import UserError
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.train import Run
 from epo_jax.trajectory import read_jsonl
+from tests.tiny_run import MODEL, StopAtStep, metrics
 
-TINY = {
-    "model.architecture.hidden_size": 32,
-    "model.architecture.intermediate_size": 48,
-    "model.architecture.num_layers": 1,
-    "model.architecture.num_heads": 2,
-    "model.architecture.num_kv_heads": 1,
-    "model.architecture.head_dim": 16,
+TINY = MODEL | {
     "model.architecture.tokenizer_games": 10,
-    "model.source": "random",
-    "mesh.fsdp": 1,
-    "mesh.data": -1,
     "environments.alfworld.max_turns": 3,
     "environments.alfworld.train_split": "generated:train",
     "environments.alfworld.eval_split": "generated:eval",
@@ -80,32 +71,12 @@ def judged(run: Run) -> Run:
     return run
 
 
-class Asked(StopRequest):
-    """Asks to stop once, when the learner has taken `after` steps of its first or second round."""
-
-    def __init__(self, round: int, after: int) -> None:
-        super().__init__()
-        self.when, self.run = (round, after), None
-
-    @property
-    def requested(self) -> bool:
-        return self.run is not None and (self.run.learner.position.round, self.run.learner.position.steps) == self.when
-
-    @requested.setter
-    def requested(self, value: bool) -> None:
-        pass
-
-
-def rows(folder: pathlib.Path, kind: str) -> list[dict]:
-    return [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if row["kind"] == kind]
-
-
 @pytest.mark.slow
 def test_ppo_stopped_in_the_middle_of_a_round_continues_to_the_same_weights(tmp_path: pathlib.Path) -> None:
     """Critic, values, reference and advantages come back: parameters are bit for bit those of the unbroken run."""
     unbroken = judged(Run(tiny(tmp_path / "unbroken", **PPO), StopRequest()))
     unbroken.everything()
-    for stop in (Asked(0, 1), Asked(1, 1)):
+    for stop in (StopAtStep(0, 1), StopAtStep(1, 1)):
         run = stop.run = judged(Run(tiny(tmp_path / "stopped", **PPO), stop))
         with pytest.raises(Stopped):
             run.everything()
@@ -114,9 +85,9 @@ def test_ppo_stopped_in_the_middle_of_a_round_continues_to_the_same_weights(tmp_
     jax.tree.map(np.testing.assert_array_equal, unbroken.learner.state.params, run.learner.state.params)
     jax.tree.map(np.testing.assert_array_equal, unbroken.critic._model.params, run.critic._model.params)
     assert read_jsonl(run.folder.trajectories(1)) == read_jsonl(unbroken.folder.trajectories(1))
-    first, second = rows(unbroken.folder.path, "round")
+    first, second = metrics(unbroken.folder.path, "round")
     assert first["critic_loss"] is not None and second["critic_explained"] is not None
-    steps = rows(unbroken.folder.path, "step")
+    steps = metrics(unbroken.folder.path, "step")
     assert abs(steps[0]["reference_kl"]) < 1e-6 < steps[1]["reference_kl"]  # a round begins where its reference stands
     assert abs(steps[2]["reference_kl"]) < 1e-6
 
@@ -127,7 +98,7 @@ def test_cloning_in_rounds_reads_demonstrations_and_plays_nothing(tmp_path: path
     rounds = [read_jsonl(run.folder.trajectories(number)) for number in (0, 1)]
     assert all(one.actor == "expert" and {turn.advantage for turn in one.turns} == {1.0} for played in rounds for one in played)
     assert not {one.task_id for one in rounds[0]} & {one.task_id for one in rounds[1]}
-    steps = rows(run.folder.path, "step")
+    steps = metrics(run.folder.path, "step")
     assert steps[-1]["logprob"] > steps[0]["logprob"]
 
 

@@ -18,20 +18,12 @@ from epo_jax.errors import UserError
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.model import hf_weights
 from epo_jax.offline import OfflineRun
+from tests.tiny_run import MODEL, StopAfter
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-TINY = {
-    "model.source": "random",
+TINY = MODEL | {
     "model.remat": "none",
     "model.architecture.vocab_size": 320,
-    "model.architecture.hidden_size": 32,
-    "model.architecture.intermediate_size": 48,
-    "model.architecture.num_layers": 1,
-    "model.architecture.num_heads": 2,
-    "model.architecture.num_kv_heads": 1,
-    "model.architecture.head_dim": 16,
-    "mesh.fsdp": 1,
-    "mesh.data": -1,
     "learn.rows": 16,
     "learn.accumulation": 1,
     "learn.epochs": 2,
@@ -94,21 +86,9 @@ def test_a_run_leaves_what_it_promises(unbroken, data):
 def test_packed_and_stopped_on_the_way_it_takes_the_same_steps(unbroken, data, tmp_path):
     """Every step holds the conversations that the unbroken, padded run gave it: none is skipped or repeated, and each loss is the same."""
 
-    class After(StopRequest):
-        looks = 0
-
-        @property
-        def requested(self):
-            self.looks += 1
-            return self.looks > 4  # in the middle of the second pass
-
-        @requested.setter
-        def requested(self, value):
-            pass
-
     config = tiny(tmp_path / "run", data, **{"learn.packing": True})
     with pytest.raises(Stopped):
-        OfflineRun(config, After()).everything()
+        OfflineRun(config, StopAfter(5)).everything()  # in the middle of the second pass
     run = OfflineRun(config, StopRequest())
     assert (run.learner.position.round, run.learner.position.steps) == (1, 1)
     run.everything()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import os
 import pathlib
 import signal
@@ -25,20 +24,12 @@ from epo_jax.trajectory import read_jsonl
 from tests.api import scripted_server as give
 from tests.api.scripted_server import ScriptedServer
 from tests.test_faulty_round import FaultyModel
+from tests.tiny_run import MODEL, metrics
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-TINY = {
-    "model.source": "random",
+TINY = MODEL | {
     "model.compute_dtype": "float32",
-    "model.architecture.hidden_size": 32,
-    "model.architecture.intermediate_size": 48,
-    "model.architecture.num_layers": 1,
-    "model.architecture.num_heads": 2,
-    "model.architecture.num_kv_heads": 1,
-    "model.architecture.head_dim": 16,
     "model.architecture.tokenizer_games": 20,
-    "mesh.fsdp": 1,
-    "mesh.data": -1,
     "environments.alfworld.train_split": "generated:train",
     "environments.alfworld.eval_split": "generated:eval",
     "environments.alfworld.max_turns": 2,
@@ -191,8 +182,7 @@ def test_a_run_with_a_frozen_copy_of_its_strategist_as_actor(tmp_path):
         played = read_jsonl(run.folder.trajectories(round))
         assert len(played) == 8 and all(t.masked is None and t.actor == "local:random" for t in played)
         assert any(t.extra["illegal_actions"] for t in played)  # a random model says nothing that is possible
-    rows = [json.loads(line) for line in (run.folder.path / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["illegal_action_share"] > 0.5 for row in rows if row["kind"] == "round")
+    assert all(row["illegal_action_share"] > 0.5 for row in metrics(run.folder.path, "round"))
 
 
 class Deadly(FaultyModel):
@@ -236,8 +226,7 @@ def test_killed_in_the_middle_it_asks_for_nothing_that_was_answered(tmp_path):
             assert server.process.returncode == (-signal.SIGKILL if left > 0 else 0), out + err
         assert all(outcomes == ["answered"] for outcomes in server.record.values()), server.record
         assert len(server.requests) == len(server.record) + 2 >= 34  # the two on which it was killed were never answered
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    (row,) = [row for row in rows if row["kind"] == "round"]
+    (row,) = metrics(tmp_path / "run", "round")
     assert row["masked"] == row["judge_failed"] == 0 and row["api_spent_tokens"] >= 32 * 15
     assert row["api_judge_calls"] == 8 and 0 < row["api_judge_cached_share"] < 1 and row["illegal_action_share"] is not None
     judged = read_jsonl(tmp_path / "run" / "trajectories" / "round_000.jsonl")

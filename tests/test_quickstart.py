@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 
 import nbclient
 import nbformat
 import pytest
+
+from tests.tiny_run import metrics
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = REPOSITORY / "examples" / "quickstart.ipynb"
@@ -38,5 +39,5 @@ def test_every_cell_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     assert printed[3].count("round ") == 2 and printed[3].count("held out, after") == 2
     assert "advantage" in printed[4] and f"{run}/page.html" in printed[5] and (run / "page.html").is_file()
     assert printed[6].count("\n  > ") in range(1, 9)
-    rounds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if '"kind": "round"' in line]
+    rounds = metrics(run, "round")
     assert [row["episodes"] for row in rounds] == [36, 36] and all(row["logprob_gap"] < 1e-4 for row in rounds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 
 import pytest
 
@@ -17,7 +16,7 @@ from epo_jax.model.fingerprint import fingerprint
 from epo_jax.strategist import from_checkpoint
 from epo_jax.train import Run
 from epo_jax.trajectory import read_jsonl
-from tests.tiny_run import tiny
+from tests.tiny_run import metrics, tiny
 
 OPPONENTS = {
     "environments.alfworld.share": 0.0,
@@ -105,8 +104,7 @@ def test_the_weights_that_are_kept_are_those_that_the_round_began_with(whole):
 
 def test_learning_took_the_steps_that_were_planned(whole):
     run, _ = whole
-    rows = [json.loads(line) for line in (run.folder.path / "metrics.jsonl").read_text().splitlines()]
-    assert sum(row["kind"] == "step" for row in rows) == run.learner._totals["rounds"]
+    assert len(metrics(run.folder.path, "step")) == run.learner._totals["rounds"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -37,7 +36,7 @@ from epo_jax.round_batches import RoundBatches
 from epo_jax.strategist import MINI
 from epo_jax.train import Run
 from epo_jax.trajectory import Trajectory, Turn, by_environment, read_jsonl
-from tests.tiny_run import finished, tiny
+from tests.tiny_run import StopAfter, finished, metrics, tiny
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,11 +49,10 @@ def unbroken(tmp_path_factory):
 
 def test_a_run_leaves_everything_it_promises(unbroken, capsys):
     folder = unbroken.folder.path
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rounds = [row for row in rows if row["kind"] == "round"]
+    rounds = metrics(folder, "round")
     assert [row["step"] for row in rounds] == [1, 2]
-    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 2]
-    assert len([row for row in rows if row["kind"] == "step"]) == 4
+    assert [row["step"] for row in metrics(folder, "evaluation")] == [0, 2]
+    assert len(metrics(folder, "step")) == 4
     for row in rounds:
         assert row["logprob_gap"] < 1e-4  # the learner scores what was sampled as the sampler did
         assert row["episodes"] == 16 and row["masked"] == 0
@@ -67,8 +65,7 @@ def test_a_run_leaves_everything_it_promises(unbroken, capsys):
     assert all(turn.advantage is not None and turn.process_reward is not None for t in played for turn in t.turns)
     assert any((folder / "tensorboard").iterdir())
     assert (folder / "page.html").read_text().count('class="block"') == 1 + 2 + 2  # the index, and the conversations of each round and evaluation
-    evaluated = [row for row in rows if row["kind"] == "evaluation"]
-    assert all(row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for row in evaluated for name in ("alfworld/success", "webshop/reward"))
+    assert all(row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for row in metrics(folder, "evaluation") for name in ("alfworld/success", "webshop/reward"))
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -80,8 +77,8 @@ def test_both_environments_are_played_and_measured_together(unbroken):
     assert max(len(trajectory.turns) for trajectory in groups["alfworld"]) == 4
     assert max(len(trajectory.turns) for trajectory in groups["webshop"]) <= 3
     assert all(("bought" in trajectory.extra) == (trajectory.environment == "webshop") for trajectory in played)
-    row = [json.loads(line) for line in (unbroken.folder.path / "metrics.jsonl").read_text().splitlines()][-2]
-    assert row["kind"] == "round" and row["alfworld/episodes"] == 12 and row["webshop/episodes"] == 4 and row["webshop/bought"] is not None
+    row = metrics(unbroken.folder.path, "round")[1]
+    assert row["alfworld/episodes"] == 12 and row["webshop/episodes"] == 4 and row["webshop/bought"] is not None
     held_out = by_environment(read_jsonl(unbroken.folder.evaluation(2)))
     assert {name: len({trajectory.task_id for trajectory in group}) for name, group in held_out.items()} == {"alfworld": 4, "webshop": 4}
 
@@ -148,26 +145,10 @@ def unbroken_engine(run):
 def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tmp_path):
     """Stopped again and again, each time after a few more looks, against the unbroken run, bit for bit."""
 
-    class After(StopRequest):
-        """Asks to stop at the `limit`-th moment at which a run looks."""
-
-        def __init__(self, limit):
-            super().__init__()
-            self.limit, self.looks = limit, 0
-
-        @property
-        def requested(self):
-            self.looks += 1
-            return self.looks >= self.limit
-
-        @requested.setter
-        def requested(self, value):
-            pass
-
     stops = 0
     while True:
         try:
-            run = Run(tiny(tmp_path / "run"), After(2 + 3 * stops))
+            run = Run(tiny(tmp_path / "run"), StopAfter(2 + 3 * stops))
             run.everything()
             break
         except Stopped:

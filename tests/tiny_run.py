@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 from configs.alfshop import get_config
 from epo_jax.interrupt import StopRequest
 from epo_jax.train import Run
 
-TINY = {
+# The smallest strategist, its rows on all devices.
+MODEL = {
     "model.source": "random",
     "model.architecture.hidden_size": 32,
     "model.architecture.intermediate_size": 48,
@@ -14,9 +18,11 @@ TINY = {
     "model.architecture.num_heads": 2,
     "model.architecture.num_kv_heads": 1,
     "model.architecture.head_dim": 16,
-    "model.architecture.tokenizer_games": 40,
     "mesh.fsdp": 1,
     "mesh.data": -1,
+}
+TINY = MODEL | {
+    "model.architecture.tokenizer_games": 40,
     "environments.alfworld.max_turns": 4,
     "environments.alfworld.train_split": "generated:train",
     "environments.alfworld.eval_split": "generated:eval",
@@ -42,6 +48,44 @@ TINY = {
     "evaluate.tasks": 4,
     "evaluate.every": 2,
 }
+
+
+class StopAfter(StopRequest):
+    """Asks to stop at the `limit`-th moment at which a run looks."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.looks = limit, 0
+
+    @property
+    def requested(self) -> bool:
+        self.looks += 1
+        return self.looks >= self.limit
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+class StopAtStep(StopRequest):
+    """Asks to stop where the learner of `run`, set once there is one, has taken `steps` steps of a round."""
+
+    def __init__(self, round: int, steps: int) -> None:
+        super().__init__()
+        self.when, self.run = (round, steps), None
+
+    @property
+    def requested(self) -> bool:
+        return self.run is not None and (self.run.learner.position.round, self.run.learner.position.steps) == self.when
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+def metrics(folder: pathlib.Path, kind: str) -> list[dict]:
+    """The rows of a kind in what a run measured."""
+    return [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if row["kind"] == kind]
 
 
 def tiny(folder, **changes):

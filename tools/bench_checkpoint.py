@@ -44,29 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=128, help="tokens of the one row of a step")
     parser.add_argument("--repeats", type=int, default=3, help="how often every way is measured")
     parser.add_argument("--folder", default="", help="where checkpoints are written, and removed at the end; none: the system's folder for such files")
-    parser.add_argument("--quick", action="store_true", help="the mini model, twice")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        parser.set_defaults(model="mini", repeats=2)
-        options = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench_checkpoint_", dir=options.folder or None) as folder:
-            result = measure(options, pathlib.Path(folder))
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.json:
-        measurement.print_json(result)
-    else:
-        show(result)
-    return 0
+    return measurement.main(parser, arguments, measure, show, quick={"model": "mini", "repeats": 2})
 
 
-def measure(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """{"machine", "model", "parameters", "bytes", "steps": a row for each way, "restore", "check"}."""
     if options.length < 2 or options.repeats < 1:
         raise UserError("give at least 2 tokens and 1 repeat.")
+    with tempfile.TemporaryDirectory(prefix="bench_checkpoint_", dir=options.folder or None) as folder:
+        return _measure(options, pathlib.Path(folder))
+
+
+def _measure(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     config = get_defaults()
     config.model.source = options.model
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])

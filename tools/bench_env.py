@@ -39,28 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", default="", help="its split; without one, the one it is evaluated on by default")
     parser.add_argument("--games", type=int, default=50, help="how many are loaded and played")
     parser.add_argument("--steps", type=int, default=100, help="per game at most")
-    parser.add_argument("--quick", action="store_true", help="10 games")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        parser.set_defaults(games=10)
-        options = parser.parse_args(arguments)
-    try:
-        if options.env == "all" and options.split:
-            raise UserError(f"--split={options.split} is of one environment: name it with --env.")
-        rows = [measure(name, options.split, options.games, options.steps) for name in (envs.names() if options.env == "all" else [options.env])]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    result = {"machine": measurement.machine(), "environments": rows}
-    if options.json:
-        measurement.print_json(result)
-    else:
-        show(result)
-    return 0
+    return measurement.main(parser, arguments, measure, show, quick={"games": 10})
 
 
-def measure(name: str, split: str, games: int, steps: int) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """{"machine", "environments": a row for each}."""
+    if options.env == "all" and options.split:
+        raise UserError(f"--split={options.split} is of one environment: name it with --env.")
+    names = envs.names() if options.env == "all" else [options.env]
+    return {"machine": measurement.machine(), "environments": [_played(name, options.split, options.games, options.steps) for name in names]}
+
+
+def _played(name: str, split: str, games: int, steps: int) -> dict[str, Any]:
     """Random play of the first `games` of a split; times in seconds of the processor."""
     environment = envs.make(name)
     split = split or environment.default_splits()[1]

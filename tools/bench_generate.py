@@ -64,22 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reading_batch", action="store_true", help="also transformers reading all histories again in one batch")
     parser.add_argument("--engine", type=json.loads, default={}, help="more arguments of our Engine, as a JSON object")
     parser.add_argument("--llama_server", help="llama.cpp's llama-server binary; plays the 4-bit file and a float32 copy of it")
-    parser.add_argument("--quick", action="store_true", help=f"small numbers: {', '.join(f'{name} {number}' for name, number in QUICK.items())}")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        parser.set_defaults(**QUICK)
-        options = parser.parse_args(arguments)
-    try:
-        result = measure(options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.json:
-        measurement.print_json(result)
-    else:
-        show(result)
-    return 0
+    return measurement.main(parser, arguments, measure, show, quick=QUICK)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -60,22 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--not_exact", action="store_true", help="measure every way with rollout.exact=False too")
     parser.add_argument("--devices", type=int, default=1, help="how many play; 0: all")
     parser.add_argument("--repeats", type=int, default=3, help="how often every side is measured")
-    parser.add_argument("--quick", action="store_true", help="32 episodes, once")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        parser.set_defaults(repeats=1, episodes=32)
-        options = parser.parse_args(arguments)
-    try:
-        result = measure(options)
-    except (UserError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.json:
-        measurement.print_json(result)
-    else:
-        show(result)
-    return 0
+    return measurement.main(parser, arguments, measure, show, quick={"repeats": 1, "episodes": 32})
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -110,7 +95,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _config(options: argparse.Namespace) -> ConfigDict:
-    config = alfshop.get_config(options.preset)
+    try:
+        config = alfshop.get_config(options.preset)
+    except ValueError as error:  # no such preset
+        raise UserError(str(error)) from None
     config.rollout.episodes = options.episodes or config.rollout.episodes
     config.rollout.slots = options.slots or config.rollout.slots
     if options.max_turns:

@@ -9,9 +9,9 @@ before they are measured, so that no compilation counts. Without --url the serve
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
-import json
 import os
 import pathlib
 import statistics
@@ -31,6 +31,7 @@ from epo_jax.errors import UserError  # noqa: E402
 from epo_jax.report.console import console  # noqa: E402
 from epo_jax.rollout import prompts  # noqa: E402
 from epo_jax.serve.server import Options, in_background  # noqa: E402
+from tools import measurement  # noqa: E402
 
 Messages = list[dict[str, str]]
 
@@ -43,26 +44,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=256, help="requests in all with many clients; a quarter of them one at a time")
     parser.add_argument("--max_tokens", type=int, default=32, help="of each reply")
     parser.add_argument("--slots", type=int, default=64, help="of the server: replies sampled at once")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options = parser.parse_args(arguments)
-    try:
-        with contextlib.ExitStack() as stack:
-            url = options.url
-            if url is None:
-                strategist = strategists.from_checkpoint(options.checkpoint)
-                url = f"{stack.enter_context(in_background(strategist, Options(slots=options.slots, max_context=1024))).url}/v1"
-            result = asyncio.run(measure(url, openings(64), clients=options.clients, requests=options.requests, max_tokens=options.max_tokens))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except aiohttp.ClientError as error:
-        print(f"no answer from {url} ({error}): is the server running?", file=sys.stderr)
-        return 2
-    if options.json:
-        print(json.dumps(result))
-    else:
-        show(result)
-    return 0
+    return measurement.main(parser, arguments, measure, show)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """{"alone": ..., "together": ..., "ratio": of requests a second}. Raises `UserError` where the server refuses, or there is none."""
+    with contextlib.ExitStack() as stack:
+        url = options.url
+        if url is None:
+            strategist = strategists.from_checkpoint(options.checkpoint)
+            url = f"{stack.enter_context(in_background(strategist, Options(slots=options.slots, max_context=1024))).url}/v1"
+        try:
+            return asyncio.run(_measure(url, openings(64), clients=options.clients, requests=options.requests, max_tokens=options.max_tokens))
+        except aiohttp.ClientError as error:
+            raise UserError(f"no answer from {url} ({error}): is the server running?") from error
 
 
 def openings(number: int) -> list[Messages]:
@@ -71,8 +66,7 @@ def openings(number: int) -> list[Messages]:
     return [prompts.load("alfworld", "brief").opening(environment.reset(task)) for task in environment.tasks("generated:eval")[:number]]
 
 
-async def measure(url: str, dialogues: list[Messages], *, clients: int, requests: int, max_tokens: int) -> dict[str, Any]:
-    """{"alone": ..., "together": ..., "ratio": of requests a second}. Raises `UserError` where the server refuses."""
+async def _measure(url: str, dialogues: list[Messages], *, clients: int, requests: int, max_tokens: int) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"} if os.environ.get("OPENAI_API_KEY") else {}
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:

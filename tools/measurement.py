@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from epo_jax.errors import UserError
 from epo_jax.report.console import console, say
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers")
+
+
+def main(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    *,
+    quick: dict[str, int | str] | None = None,
+) -> int:
+    """Measures as the flags say and shows it, as tables or with `--json` as one object; returns the exit code, 2 after a mistake of one sentence.
+
+    quick: the defaults of other flags that `--quick` stands for.
+    """
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=f"a short look: {', '.join(f'--{name}={value}' for name, value in quick.items())}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args(arguments)
+    if quick and options.quick:
+        parser.set_defaults(**quick)
+        options = parser.parse_args(arguments)
+    try:
+        result = measure(options)
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    return 0
 
 
 def cores() -> int:
@@ -127,8 +161,3 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 def show_machine(found: dict[str, Any]) -> None:
     """The machine in one line."""
     say(", ".join(f"{name} {value}" for name, value in found.items()))
-
-
-def print_json(result: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(result))

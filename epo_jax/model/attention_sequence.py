@@ -286,8 +286,8 @@ def _tokens_axis(x: jax.Array) -> int:
 
 def _halves(tree: Any) -> tuple[Any, Any]:
     """Early and late chunk of a stretch."""
-    half = lambda which: jax.tree.map(lambda x: jnp.split(x, 2, axis=_tokens_axis(x))[which], tree)  # noqa: E731
-    return half(0), half(1)
+    early, late = (jax.tree.map(lambda x, which=which: jnp.split(x, 2, axis=_tokens_axis(x))[which], tree) for which in (0, 1))
+    return early, late
 
 
 def _whole(early: Any, late: Any) -> Any:

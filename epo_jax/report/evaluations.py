@@ -25,7 +25,7 @@ def record(
     metrics: MetricsWriter,
     folder: RunFolder,
 ) -> None:
-    """trajectories: as they were played after so many units ("rounds", "cycles") of learning; values: what else the row is to say.
+    """trajectories: as they were played after so many of a `unit` ("round", "cycle") of learning; values: what else the row is to say.
 
     What is said compares with the run's first evaluation, paired by task.
     """
@@ -39,7 +39,7 @@ def record(
     path, first = folder.evaluation(after), folder.evaluation(0)
     before = read_jsonl(first) if after and first.exists() else []
     for task_set in task_sets:
-        where = f"evaluation after {after} {unit}, {task_set.environment} {task_set.eval_split}"
+        where = f"evaluation after {after} {unit}{'' if after == 1 else 's'}, {task_set.environment} {task_set.eval_split}"
         say(f"{where}: {report(trajectories, before, task_set.environment) or f'every episode failed to be played; see {path}'}")
 
 

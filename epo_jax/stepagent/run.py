@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -220,13 +219,12 @@ class StepAgentRun(LearningRun):
         episodes = settings.reflection == "inverse" and settings.reflect_on == "episodes"
         return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.experts) / (learn.rows * learn.accumulation))
 
-    def say_plan(self) -> None:
-        config, settings, model = self.config, self.config.stepagent, self.strategist.config
+    def plan(self) -> str:
+        config, settings = self.config, self.config.stepagent
         experts = f"conversations of {config.data}" if config.data else "the environments' experts"
-        say(
-            f"{self.strategist.name} acts itself, {model.num_params / 1e6:.1f} M parameters, on {jax.device_count()} {jax.devices()[0].device_kind}; "
-            f"{' and '.join(map(str, self.task_sets))}; experts: {experts}, {config.warm_start.episodes} trajectories cloned, then "
-            f"{config.rounds} cycles of {settings.experts} inspected, {settings.reflection} reflection; writes {self.folder.path}"
+        return (
+            f"experts: {experts}, {config.warm_start.episodes} trajectories cloned, then "
+            f"{config.rounds} cycles of {settings.experts} inspected, {settings.reflection} reflection"
         )
 
     def _report_cycle(self, values: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# "[Gloo] Rank 0 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1", written piece by piece by several threads at once,
+# so that a line can hold the pieces of two, and another the rest.
+GLOO = re.compile(r"(\[Gloo\] Rank | is connected to | peer ranks\. |Expected number of connected peer ranks is : |\d+)*")
 
 
 class Processes:
@@ -31,6 +35,10 @@ class Processes:
 
     def output(self, index: int) -> str:
         return pathlib.Path(self._outputs[index].name).read_text()
+
+    def said(self, index: int) -> str:
+        """Its output without what Gloo reports of its connections."""
+        return "\n".join(line for line in self.output(index).splitlines() if not GLOO.fullmatch(line))
 
     def wait_for(self, index: int, words: str, seconds: float = 120) -> None:
         """Until a process has said these words. Raises where it ends without them, or takes longer."""

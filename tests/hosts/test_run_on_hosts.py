@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import signal
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from epo_jax.trajectory import Trajectory, read_jsonl
 from tests.hosts.processes import started
 from tests.stepagent.test_run import TINY as STEPAGENT
 from tests.test_faulty_round import FaultyModel
-from tests.tiny_run import TINY
+from tests.tiny_run import TINY, metrics
 
 pytestmark = pytest.mark.slow
 SECONDS = 400
@@ -48,7 +47,7 @@ def finished(folder: pathlib.Path, count: int, **options) -> pathlib.Path:
     with run(folder, count, **options) as processes:
         assert processes.wait(SECONDS) == [0] * count, "".join(processes.output(index) for index in range(count))
         for index in range(1, count):
-            assert not [line for line in processes.output(index).splitlines() if not line.startswith("[Gloo]")]  # the first one speaks for all
+            assert not processes.said(index)  # the first one speaks for all
     return folder
 
 
@@ -80,7 +79,7 @@ def same_run(folder: pathlib.Path, expected: pathlib.Path, files: Sequence[str] 
                 np.testing.assert_allclose(turn.logprobs, as_expected.logprobs, atol=1e-5)
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0), learned(folder), learned(expected))
     assert not list((folder / "trajectories").glob(".*"))
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"kind": "step"' in line]
+    steps = [row["step"] for row in metrics(folder, "step")]
     assert steps == sorted(set(steps)) and len(steps) == 4
 
 
@@ -134,7 +133,7 @@ def test_a_judge_that_is_down_for_one_process_masks_what_that_process_has(tmp_pa
     assert len(played) == 6
     assert [(each.masked or "").startswith("judge openai") for each in played] == [False, True] * 3
     assert all(turn.advantage is not None for each in played[::2] for turn in each.turns)
-    [row] = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"kind": "round"' in line]
+    [row] = metrics(tmp_path / "run", "round")
     assert row["judge_failed"] == 3 and row["masked"] == 3
 
 

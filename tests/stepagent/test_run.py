@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 
@@ -15,18 +14,10 @@ from epo_jax.errors import UserError
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.stepagent.run import StepAgentRun
 from epo_jax.trajectory import read_jsonl
+from tests.tiny_run import MODEL, StopAtStep, metrics
 
-TINY = {
-    "model.architecture.hidden_size": 32,
-    "model.architecture.intermediate_size": 48,
-    "model.architecture.num_layers": 1,
-    "model.architecture.num_heads": 2,
-    "model.architecture.num_kv_heads": 1,
-    "model.architecture.head_dim": 16,
+TINY = MODEL | {
     "model.architecture.tokenizer_games": 10,
-    "model.source": "random",
-    "mesh.fsdp": 1,
-    "mesh.data": -1,
     "environments.alfworld.max_turns": 4,
     "environments.alfworld.train_split": "generated:train",
     "environments.alfworld.eval_split": "generated:eval",
@@ -59,26 +50,6 @@ def tiny(preset: str, folder: pathlib.Path, **changes):
     return config
 
 
-class Asked(StopRequest):
-    """Asks to stop when the learner has taken one step of the second cycle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.run = None
-
-    @property
-    def requested(self) -> bool:
-        return self.run is not None and (self.run.learner.position.round, self.run.learner.position.steps) == (1, 1)
-
-    @requested.setter
-    def requested(self, value: bool) -> None:
-        pass
-
-
-def rows(folder: pathlib.Path, kind: str) -> list[dict]:
-    return [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if row["kind"] == kind]
-
-
 def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
     run = StepAgentRun(tiny("implicit", tmp_path / "run", **{"stepagent.clone_weight": 0.0}), StopRequest())
     run.everything()
@@ -86,8 +57,8 @@ def test_an_implicit_run_leaves_everything(tmp_path: pathlib.Path) -> None:
     inspected = read_jsonl(folder / "inspections" / "cycle_001.jsonl")
     assert len(inspected) == 8 and all(len(one.extra["inspected"]) == len(one.turns) for one in inspected)
     assert not {one.task_id for one in inspected} & {one.task_id for one in read_jsonl(folder / "inspections" / "cycle_000.jsonl")}
-    assert [row["step"] for row in rows(folder, "evaluation")] == [0, 2]
-    cycles, steps = rows(folder, "round"), rows(folder, "step")
+    assert [row["step"] for row in metrics(folder, "evaluation")] == [0, 2]
+    cycles, steps = metrics(folder, "round"), metrics(folder, "step")
     assert len(cycles) == 2 and all(0 <= row["agreement"] <= 1 and row["states"] == 32 for row in cycles)
     assert len(steps) == 4 and all(row["trajectories"] == 8 for row in steps)  # all of them, twice a cycle
     for first, second in (steps[:2], steps[2:]):
@@ -108,7 +79,7 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         changes |= {"credit.discount": 0.9, "stepagent.clone_weight": 0.0}
     unbroken = StepAgentRun(tiny("inverse", tmp_path / "unbroken", **changes), StopRequest())
     unbroken.everything()
-    stop = Asked()
+    stop = StopAtStep(round=1, steps=1)
     stop.run = StepAgentRun(tiny("inverse", tmp_path / "stopped", **changes), stop)
     with pytest.raises(Stopped):
         stop.run.everything()
@@ -119,7 +90,7 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         for part in name.split("."):
             one, other = getattr(one, part), getattr(other, part)
         jax.tree.map(np.testing.assert_array_equal, one, other)
-    first, second = rows(unbroken.folder.path, "round")
+    first, second = metrics(unbroken.folder.path, "round")
     assert first["discriminator_steps"] == 2 and first["critic_loss"] > 0 and second["step_reward"] > 0
     trained = read_jsonl(unbroken.folder.trajectories(1))
     assert all(len(one.turns) == 1 for one in trained) == (reflect_on == "inspection")

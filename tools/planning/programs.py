@@ -139,8 +139,8 @@ class Planned:
 
     def _weights(self, dtype: Any, mesh: Mesh | None = None) -> Any:
         declared = declare(self._model)
-        arrays = lambda weight, sharding: jax.ShapeDtypeStruct(weight.shape, dtype, sharding=sharding)  # noqa: E731
-        return jax.tree.map(arrays, declared, shardings_of(declared, mesh or self._mesh))
+        shardings = shardings_of(declared, mesh or self._mesh)
+        return jax.tree.map(lambda weight, sharding: jax.ShapeDtypeStruct(weight.shape, dtype, sharding=sharding), declared, shardings)
 
     def _batch(self) -> TrajectoryBatch:
         shape = (self._config.learn.accumulation, self._rows, self._config.learn.max_length)
@@ -174,7 +174,10 @@ class Planned:
         whole = self._weights(self._compute, mesh)
         layers = [jax.tree.map(_one_layer, whole["layers"]) for _ in range(self._model.num_layers)]
         rest = {name: array for name, array in whole.items() if name != "layers"}
-        rows = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct((slots, *shape), dtype, sharding=everywhere)  # noqa: E731
+
+        def rows(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((slots, *shape), dtype, sharding=everywhere)
+
         settings = Settings(rows(2, dtype=jnp.uint32), rows(dtype=jnp.float32), rows(), rows(dtype=jnp.float32))
         stops = jax.ShapeDtypeStruct((STOP_IDS,), jnp.int32, sharding=everywhere)
         programs = programs_for(self._model, compute_dtype=self._compute, mesh=mesh, slots=slots)
