@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,80 +10,13 @@ import numpy as np
 import pytest
 
 from epo_jax.errors import UserError
-from epo_jax.generate import batches, cache as kv
+from epo_jax.generate import cache as kv
 from epo_jax.generate.engine import ContextFull, Engine, Sampled, Sampling, Session
 from epo_jax.generate.programs import Settings, programs_for
 from epo_jax.mesh import make_mesh
 from epo_jax.model import llama
-from epo_jax.model.config import LlamaConfig
-
-CONFIG = LlamaConfig(
-    vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-    rope_theta=10000.0, tie_embeddings=False, max_positions=256,
-)  # fmt: skip
-STOP = 5
-
-
-def make_params(seed: int = 0) -> llama.Params:
-    params = llama.init_params(CONFIG, jax.random.key(seed))
-    return {**params, "head": params["head"] * 3}  # peaked enough that a wrong cache would show
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_buckets() -> Iterator[None]:
-    """Buckets small enough that short conversations cross several of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "SMALLEST_LENGTH", 8)
-        patch.setattr(batches, "SMALLEST_CAPACITY", 48)
-        yield
-
-
-def make_engine(**options) -> Engine:
-    defaults = dict(stop_ids=[STOP], pad_id=0, slots=8, max_length=96, decode_chunk=6, prefill_chunk=16)
-    return Engine(CONFIG, options.pop("params", None) or make_params(), **{**defaults, **options})
-
-
-@pytest.fixture(scope="module")
-def engine(small_buckets: None) -> Iterator[Engine]:
-    with make_engine() as shared_engine:
-        yield shared_engine
-
-
-@jax.jit
-def full_forward(params: llama.Params, tokens: jax.Array) -> jax.Array:
-    positions = jnp.arange(tokens.shape[1])[None]
-    return jax.nn.log_softmax(llama.logits(params, CONFIG, llama.hidden_states(params, CONFIG, tokens, positions, jnp.ones_like(tokens))))
-
-
-def rescore(params: llama.Params, tokens: list[int], begin: int, end: int) -> np.ndarray:
-    """log π(tokens[t] | tokens[<t]) for begin <= t < end by one forward pass over everything (right padding is never seen)."""
-    padded = np.zeros((1, 96), np.int32)
-    padded[0, : len(tokens)] = tokens
-    logprobs = np.asarray(full_forward(params, padded))[0]
-    return logprobs[np.arange(begin, end) - 1, tokens[begin:end]]
-
-
-async def converse(
-    engine: Engine, seed: int, turns: int = 3, sampling: Sampling = Sampling(max_new_tokens=9), longest: int = 20, beginning: Sequence[int] = ()
-) -> tuple[Session, list[tuple[int, Sampled]]]:
-    """A conversation whose prompts, after the beginning, depend on the seed alone; each turn with the place where its sample begins."""
-    rng = np.random.default_rng(seed)
-    session = engine.open(seed)
-    heard = []
-    for turn in range(turns):
-        new = [*(beginning if turn == 0 else ()), *rng.integers(6, CONFIG.vocab_size, int(rng.integers(1, longest))).tolist()]
-        begin = len(session.tokens) + len(new)
-        heard.append((begin, await engine.generate(session, new, sampling)))
-    engine.close(session)
-    return session, heard
-
-
-async def converse_all(engine: Engine, seeds: range, **options) -> list[tuple[Session, list[tuple[int, Sampled]]]]:
-    return await asyncio.gather(*(converse(engine, seed, **options) for seed in seeds))
-
-
-def samples(conversation: tuple[Session, list[tuple[int, Sampled]]]) -> list[list[int]]:
-    return [sampled.tokens for _, sampled in conversation[1]]
+from tests.generate.small_engine import engine, small_buckets  # noqa: F401
+from tests.generate.small_engine import CONFIG, STOP, converse, converse_all, make_engine, make_params, rescore, samples
 
 
 def test_logprobs_over_many_turns_equal_a_full_forward_pass(engine: Engine) -> None:
@@ -279,159 +210,6 @@ def test_full_context(engine: Engine) -> None:
 
     asyncio.run(fill())
     assert engine.busy_slots == 0
-
-
-def test_a_cancelled_call_frees_its_slot_and_leaves_its_session_as_it_was() -> None:
-    with make_engine(slots=2) as engine:
-
-        async def scenario() -> None:
-            first = engine.open(1)
-            await engine.generate(first, [10, 11], Sampling(max_new_tokens=3))
-            kept = list(first.tokens)
-            call = asyncio.create_task(engine.generate(first, [13], Sampling(max_new_tokens=60)))
-            await asyncio.sleep(0)
-            call.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            assert first.tokens == kept and engine.busy_slots == 0
-            resumed = await asyncio.wait_for(engine.generate(first, [13], Sampling(max_new_tokens=5)), 30)
-            begin = len(first.tokens) - len(resumed.tokens)
-            np.testing.assert_allclose(resumed.logprobs, rescore(make_params(), first.tokens, begin, len(first.tokens)), atol=1e-4)
-
-        asyncio.run(scenario())
-
-
-def test_a_call_cancelled_between_answer_and_hearing_counts_as_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    with make_engine(slots=2) as engine:
-
-        async def scenario() -> None:
-            session = engine.open(1)
-            await engine.generate(session, [10, 11], Sampling(max_new_tokens=3))
-            kept = list(session.tokens)
-            call = asyncio.create_task(engine.generate(session, [13], Sampling(max_new_tokens=3)))
-            accept = engine._pump.accept
-
-            def accept_and_cancel(request, *sampled) -> None:
-                accept(request, *sampled)
-                if request.answer.done():
-                    call.cancel()
-
-            monkeypatch.setattr(engine._pump, "accept", accept_and_cancel)
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            assert session.tokens == kept
-            assert engine.busy_slots == 0
-
-        asyncio.run(scenario())
-
-
-def test_a_failure_reaches_every_caller_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    with make_engine(slots=2) as engine:
-        healthy = asyncio.run(converse_all(engine, range(2)))
-
-        def broken(*_args, **_options):
-            raise OSError("the device is gone")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(engine._device.programs, "decode", broken)
-
-            async def all_fail() -> list:
-                return await asyncio.wait_for(asyncio.gather(*(converse(engine, seed) for seed in range(4)), return_exceptions=True), 30)
-
-            assert [str(error) for error in asyncio.run(all_fail())] == ["the device is gone"] * 4
-        assert engine.busy_slots == 0
-        assert [samples(one) for one in asyncio.run(converse_all(engine, range(2)))] == [samples(one) for one in healthy]
-
-
-def test_damaged_weights_are_an_error_and_not_a_sample() -> None:
-    params = make_params()
-    with make_engine(params={**params, "final_norm": params["final_norm"] * jnp.nan}) as engine, pytest.raises(FloatingPointError, match="not finite"):
-        engine.generate_batch([[7, 8]], Sampling(), [0])
-
-
-def test_the_event_loop_runs_while_the_device_works(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    released = threading.Event()
-    decode = engine._device.programs.decode
-
-    def waits_for_a_coroutine(*args, **options):
-        assert released.wait(timeout=20), "the event loop stood still while the device worked"
-        return decode(*args, **options)
-
-    monkeypatch.setattr(engine._device.programs, "decode", waits_for_a_coroutine)
-
-    async def scenario() -> None:
-        call = asyncio.create_task(converse(engine, 0, turns=1))
-        await asyncio.sleep(0.05)
-        assert not call.done()
-        released.set()
-        await call
-
-    asyncio.run(scenario())
-
-
-def test_loops_that_were_broken_off_do_not_hurt_the_next(engine: Engine) -> None:
-    expected = samples(asyncio.run(converse(engine, 3)))
-
-    async def cut_off() -> None:
-        tasks = [asyncio.create_task(converse(engine, seed)) for seed in range(12)]
-        await asyncio.sleep(0.01)
-        for task in tasks:
-            task.cancel()
-        assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*tasks, return_exceptions=True))
-        asyncio.create_task(converse(engine, 99))  # left alone: the end of asyncio.run cancels it
-        await asyncio.sleep(0)
-
-    asyncio.run(cut_off())
-    assert samples(asyncio.run(converse(engine, 3))) == expected
-
-    abandoned = asyncio.new_event_loop()  # closed without cancelling anything
-    task = abandoned.create_task(converse(engine, 5))
-    abandoned.run_until_complete(asyncio.sleep(0))
-    abandoned.run_until_complete(asyncio.sleep(0))
-    abandoned.close()
-    assert samples(asyncio.run(converse(engine, 3))) == expected
-    assert engine.busy_slots == 0
-    task._log_destroy_pending = False
-
-
-def test_bad_calls(engine: Engine) -> None:
-    async def scenario() -> None:
-        session = engine.open(0)
-        with pytest.raises(UserError, match="no tokens"):
-            await engine.generate(session, [])
-        with pytest.raises(UserError, match="0..95"):
-            await engine.generate(session, [96])
-        call = asyncio.create_task(engine.generate(session, [7], Sampling(max_new_tokens=2)))
-        await asyncio.sleep(0)
-        with pytest.raises(UserError, match="already"):
-            await engine.generate(session, [7])
-        with pytest.raises(RuntimeError, match="being sampled"):
-            engine.update_weights(make_params(), "1")
-        await call
-        engine.close(session)
-        with pytest.raises(UserError, match="closed"):
-            await engine.generate(session, [7])
-
-    asyncio.run(scenario())
-    with pytest.raises(UserError, match="max_length"):
-        make_engine(max_length=257)
-    finished = make_engine()
-    finished.shutdown()
-    with pytest.raises(RuntimeError, match="shut down"):
-        finished.open(0)
-
-
-def test_shutdown_cancels_what_waits() -> None:
-    engine = make_engine(slots=2, stop_ids=[])
-
-    async def scenario() -> None:
-        calls = [asyncio.create_task(engine.generate(engine.open(seed), [7], Sampling())) for seed in range(3)]  # the third waits for a slot
-        await asyncio.sleep(0)
-        engine.shutdown()
-        assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*calls, return_exceptions=True))
-        assert engine._pump.task.done()
-
-    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"tensor": 2}, {"fsdp": 2, "sequence": 2, "tensor": 2}])

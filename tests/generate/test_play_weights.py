@@ -14,7 +14,7 @@ from epo_jax.errors import UserError
 from epo_jax.generate import play_weights
 from epo_jax.generate.engine import Sampling
 from epo_jax.model.dense import of_integers
-from tests.generate.test_engine import converse_all, make_engine, make_params, rescore, small_buckets  # noqa: F401
+from tests.generate.small_engine import converse_all, make_engine, make_params, rescore, small_buckets  # noqa: F401
 
 
 def gaps(weights: str, truth: dict) -> np.ndarray:

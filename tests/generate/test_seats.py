@@ -10,7 +10,7 @@ import pytest
 
 from epo_jax.generate.engine import Engine, Sampled, Sampling, Session
 from epo_jax.generate.seats import Seats
-from tests.generate.test_engine import converse, converse_all, make_engine, make_params, rescore, samples, small_buckets  # noqa: F401
+from tests.generate.small_engine import converse, converse_all, make_engine, make_params, rescore, samples, small_buckets  # noqa: F401
 
 INSTRUCTION = list(range(20, 60))  # a beginning that many sessions share
 SHORT = dict(turns=2, longest=8, sampling=Sampling(max_new_tokens=6))

@@ -7,7 +7,7 @@ import pytest
 
 from epo_jax.serve.server import Server
 from tests.foreign_server import ForeignServer
-from tests.serve.test_server import DIALOGUE, task
+from tests.serve.dialogues import DIALOGUE, task
 
 
 @pytest.mark.slow
