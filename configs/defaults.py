@@ -157,7 +157,7 @@ def get_defaults() -> ConfigDict:
     # | token (tokens of the optimizer step); see epo_jax/batch.py
     config.learn.normalisation = "turn"
     config.learn.entropy_weight = 0.0
-    # PPO's clip range: a token counts while learner / behaviour probability is in [1 - clip_low, 1 + clip_high]; 0 and 0: as published
+    # PPO's clip range: a token counts while learner / behaviour probability is in [1 - clip_low, 1 + clip_high]; 0: no bound on that side; both: as published
     config.learn.clip_low = 0.0
     config.learn.clip_high = 0.0
     # Instead of clipping: a token's gradient times min(learner / behaviour probability, importance_cap); 0: off

@@ -15,24 +15,40 @@ from epo_jax.reward.group_credit import GROUP_ESTIMATORS
 
 def check_learning(config: ConfigDict, mesh: Mesh) -> None:
     """Raises `UserError` with the first field that cannot be, on this mesh or beside the others."""
+    check_every_run(config, mesh)
+    settings = config.credit
+    credit.estimate(settings.estimator, [], **credit.options_of(settings.estimator, settings.to_dict()))
+    if settings.estimator == "bc":
+        if config.async_rounds:
+            raise UserError("credit.estimator bc reads demonstrations and plays nothing that async_rounds could play ahead: set it to 0.")
+        if settings.permute:
+            raise UserError("credit.estimator bc gives every strategy the advantage 1, which credit.permute cannot move: set it to False.")
+        if config.learn.kl_weight and config.learn.kl_reference == "behaviour":
+            raise UserError("nobody sampled a demonstration: for credit.estimator bc set learn.kl_reference to start or round, or kl_weight to 0.")
+    size, episodes = config.rollout.group_size, config.rollout.episodes
+    if size < 1 or episodes % size:
+        raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")
+    if size == 1 and settings.estimator in GROUP_ESTIMATORS:
+        raise UserError(f"credit.estimator {settings.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
+    if config.async_rounds not in (0, 1):
+        raise UserError(f"async_rounds is {config.async_rounds}: give 0, or 1 to play one round ahead.")
+    if config.async_rounds and not (config.learn.clip_low and config.learn.clip_high):
+        raise UserError("async_rounds=1 learns from what earlier weights played: set learn.clip_low and learn.clip_high (0.2 is usual).")
+
+
+def check_every_run(config: ConfigDict, mesh: Mesh) -> None:
+    """What self-play and StepAgent have in common. Raises `UserError`."""
     for name in ("learn", "warm_start") if config.warm_start.episodes else ("learn",):
         check_rows(f"{name}.rows", config[name].rows, mesh)
     if config.learn.overlong != "drop":
         raise UserError("learn.overlong is for recorded conversations (configs/offline.py): an episode that is too long drops whole turns.")
     choices.check(config.learn)
     critic.check(config)
-    if config.credit.estimator == "bc" and config.async_rounds:
-        raise UserError("credit.estimator bc reads demonstrations and plays nothing that async_rounds could play ahead: set it to False.")
-    credit.estimate(config.credit.estimator, [], **credit.options_of(config.credit.estimator, config.credit.to_dict()))
+    for name in ("discount", "gae_lambda"):
+        if not 0.0 <= config.credit[name] <= 1.0:
+            raise UserError(f"credit.{name} is {config.credit[name]}: give a number from 0 to 1.")
     if config.rollout.workers < 0:
         raise UserError(f"rollout.workers is {config.rollout.workers}: give the number of processes that run environments, or 0 for none.")
-    size, episodes = config.rollout.group_size, config.rollout.episodes
-    if size < 1 or episodes % size:
-        raise UserError(f"rollout.group_size is {size}: it must divide the {episodes} episodes of a round.")
-    if size == 1 and config.credit.estimator in GROUP_ESTIMATORS:
-        raise UserError(f"credit.estimator {config.credit.estimator} compares episodes of one task: set rollout.group_size to 2 or more.")
-    if config.async_rounds not in (0, 1):
-        raise UserError(f"async_rounds is {config.async_rounds}: give 0, or 1 to play one round ahead.")
-    if config.async_rounds and not (config.learn.clip_low and config.learn.clip_high):
-        raise UserError("async_rounds=1 learns from what earlier weights played: set learn.clip_low and learn.clip_high (0.2 is usual).")
+    if config.evaluate.every < 1:
+        raise UserError(f"evaluate.every is {config.evaluate.every}: give a number of rounds; with one above `rounds` only the first and the last are.")
     check_buckets(config.learn.length_buckets, config.learn.max_length)

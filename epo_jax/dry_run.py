@@ -53,7 +53,7 @@ class DryRun:
     def __init__(self, config: ConfigDict, check_learning: Callable[[ConfigDict, Mesh], None]) -> None:
         """check_learning: what the main command checks of a configuration and a mesh before it starts; raises `UserError`."""
         self._config, self._check_learning = config, check_learning
-        self._recorded = config.learn_from == "recorded"
+        self._recorded, self._stepagent = config.learn_from == "recorded", config.learn_from == "stepagent"
         self.problems: list[str] = []
         self._model: LlamaConfig | None = None
         self._tokenizer: Tokenizer | None = None
@@ -67,9 +67,9 @@ class DryRun:
         say("dry run: nothing is written")
         self._folder()
         self._weights()
-        if self._recorded:
+        if self._recorded or (self._stepagent and self._config.data):
             self._conversations()
-        else:
+        if not self._recorded:
             self._data()
             self._partners()
             self._play()
@@ -125,7 +125,8 @@ class DryRun:
                 self._problem(f"rollout.max_context is {longest}, and the model knows {self._model.max_positions} positions: give at most that.")
 
     def _conversations(self) -> None:
-        file = self._try(lambda: recorded.read(self._config.data, recorded.allowed_share(self._config.allow_malformed)))
+        config = self._config
+        file = self._try(lambda: recorded.read(config.data, recorded.allowed_share(config.allow_malformed), scored=self._recorded))
         if file is not None:
             told("data", f"{self._config.data}: {len(file.trajectories)} conversations, {len(file.malformed)} malformed rows")
             self._conversation_count = len(file.trajectories)

@@ -199,8 +199,10 @@ def write_published(path: str | os.PathLike[str], trajectories: Sequence[Traject
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder.") from error
 
 
-def read_published(path: str | os.PathLike[str], *, environment: str = "published", scored: bool = False) -> PublishedFile:
-    """All conversations of a published JSON file; task ids are their places in it, from 0. With `scored`, a row without any score is malformed.
+def read_published(path: str | os.PathLike[str], *, environment: str = "published", spoken: bool = False, scored: bool = False) -> PublishedFile:
+    """All conversations of a published JSON file; task ids are their places in it, from 0.
+
+    With `spoken` a row in which the strategist says nothing after the opening is malformed, with `scored` one without any score.
 
     Raises `UserError` for a file that cannot be read or is not a JSON list in UTF-8 (a byte order mark is allowed).
     """
@@ -209,6 +211,8 @@ def read_published(path: str | os.PathLike[str], *, environment: str = "publishe
         result.rows += 1
         try:
             trajectory = from_published(record, environment=environment, task_id=str(result.rows - 1))
+            if spoken and not trajectory.turns:
+                raise UserError("no strategist message (gpt) follows its opening: there is nothing to learn.")
             if scored and all(turn.advantage is None for turn in trajectory.turns):
                 raise UserError("no strategist message (gpt) has a score: there is nothing to learn.")
             result.trajectories.append(trajectory)

@@ -30,14 +30,16 @@ class Cut:
 # --- the file -------------------------------------------------------------------------------------------------------------------------------
 
 
-def read(path: str, allowed: float) -> PublishedFile:
+def read(path: str, allowed: float, *, scored: bool = True) -> PublishedFile:
     """The conversations of a file that can be learned from; the other rows are listed on the terminal and skipped.
+
+    scored: those without a score cannot; else only those without a reply.
 
     Raises `UserError` for a file that cannot be read, or has more malformed rows than `allowed` (a share), or nothing to learn from.
     """
     if not path:
         raise UserError("no conversations: say which file, as in --config.data=conversations.json.")
-    file = read_published(path, scored=True)
+    file = read_published(path, spoken=True, scored=scored)
     if not file.rows:
         raise UserError(f"{path} holds no conversations: its list is empty.")
     for malformed in file.malformed[:MALFORMED_SHOWN]:

@@ -29,6 +29,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"critic.trunk is {critic.trunk!r}: choose one of {', '.join(TRUNKS)}.")
     if settings.gae not in LEVELS:
         raise UserError(f"credit.gae is {settings.gae!r}: choose one of {', '.join(LEVELS)}.")
+    if critic.epochs < 1 or critic.clip < 0:
+        raise UserError("critic.epochs must be at least 1, and critic.clip at least 0 (off).")
     if settings.estimator == "ppo" and critic.trunk == "none":
         raise UserError("credit.estimator ppo needs a value head: set critic.trunk to shared or own.")
     if critic.trunk != "none" and settings.estimator != "ppo":

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from epo_jax.batch import ComparedBatch, TrajectoryBatch, forks_of
+from epo_jax.batch import BranchedBatch, ComparedBatch, TrajectoryBatch, forks_of
 from epo_jax.learn import divergence
 from epo_jax.learn.divergence import MAX_LOG_RATIO, TOLD_LOG_RATIO
 from epo_jax.mesh import constrain
 from epo_jax.model import llama
+from epo_jax.model.attention import TRUNK
 from epo_jax.model.config import LlamaConfig
 from epo_jax.model.stretches import stretches
 
@@ -82,6 +83,12 @@ def said(batch: TrajectoryBatch) -> jax.Array:
     """bool [B,T]: the strategist sampled this token, and something of the same trajectory stands before it."""
     previous = jnp.pad(batch.segment_ids[:, :-1], ((0, 0), (1, 0)))
     return (batch.turn_ids > 0) & (batch.segment_ids > 0) & (batch.segment_ids == previous)
+
+
+def chosen(batch: TrajectoryBatch | BranchedBatch | ComparedBatch) -> jax.Array:
+    """bool [B,T]: `said`, and the policy's own choice: where rows branch, what stands on the trunk is the expert's."""
+    forks = forks_of(batch)
+    return said(batch) if forks is None else said(batch) & (forks != TRUNK)
 
 
 def chunked_logprobs(
@@ -168,13 +175,14 @@ def reinforce_loss(
     uses it, at tokens whose behaviour is known:
 
     clip = (low, high) above 0: PPO's clipped surrogate (Schulman et al. 2017, equation 7; two bounds: Yu et al. 2025, arXiv:2503.14476). log π
-    gives way to ρ, and a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to.
+    gives way to ρ, and a token has no gradient once its ρ has left [1 - low, 1 + high] on the side that its weight pushes to; where one of the two
+    is 0, that side has no bound.
 
     importance_cap above 0: truncated importance sampling (Ionides 2008; Espeholt et al. 2018, arXiv:1802.01561, ρ̄ of V-trace). Each token's
     gradient is multiplied by min(ρ, cap), which has no gradient itself: unbiased where ρ stays below the cap, of bounded variance always.
 
     While ρ = 1, as in a round's first step, the gradient of both is that of the published loss. Two optional terms, each the mean over a
-    trajectory's sampled tokens, and summed over trajectories like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the
+    trajectory's own tokens (`chosen`), and summed over trajectories like the loss: minus `entropy_weight` times the entropy, plus `kl_weight` times the
     estimate `kl_kind` (divergence.py says which gradient that gives) of KL(learner ‖ reference), at tokens where the reference is known.
     The reference is that of a `ComparedBatch`, else the behaviour.
     """
@@ -182,10 +190,12 @@ def reinforce_loss(
     if any(clip):
         known = batch.behavior_logprobs < UNKNOWN_ABOVE
         ratio = _ratio(batch, logprobs)
-        clipped = jnp.clip(ratio, 1.0 - clip[0], 1.0 + clip[1])
+        low, high = clip
+        clipped = jnp.clip(ratio, 1.0 - low if low else None, 1.0 + high if high else None)
         gain = jnp.where(known, jnp.minimum(batch.loss_weights * ratio, batch.loss_weights * clipped), gain)
     elif importance_cap:
-        gain *= jax.lax.stop_gradient(jnp.minimum(_ratio(batch, logprobs), importance_cap))
+        known = batch.behavior_logprobs < UNKNOWN_ABOVE
+        gain *= jnp.where(known, jax.lax.stop_gradient(jnp.minimum(_ratio(batch, logprobs), importance_cap)), 1.0)
     loss = -jnp.sum(gain)
     if entropy_weight or kl_weight:
         share = share_of_trajectory(batch)
@@ -204,14 +214,14 @@ def _ratio(batch: TrajectoryBatch, logprobs: jax.Array) -> jax.Array:
 
 
 def _divergence(kind: str, batch: TrajectoryBatch, logprobs: jax.Array, reference: jax.Array, limit: float = MAX_LOG_RATIO) -> jax.Array:
-    """`divergence.estimate` at sampled tokens whose reference is known, else 0. [B,T]."""
-    known = said(batch) & (reference < UNKNOWN_ABOVE)
+    """`divergence.estimate` at the policy's own tokens whose reference is known, else 0. [B,T]."""
+    known = chosen(batch) & (reference < UNKNOWN_ABOVE)
     return jnp.where(known, divergence.estimate(kind, logprobs, jnp.where(known, reference, logprobs), limit), 0.0)
 
 
 def share_of_trajectory(batch: TrajectoryBatch) -> jax.Array:
-    """float32 [B,T]: at a sampled token one over the number of them in its trajectory (a row may hold several), else 0."""
-    here = said(batch)
+    """float32 [B,T]: at one of the policy's own tokens one over the number of them in its trajectory (a row may hold several), else 0."""
+    here = chosen(batch)
     bins = batch.tokens.shape[1] + 1  # no row holds more segments than tokens
     sampled = jax.vmap(lambda here, ids: jax.ops.segment_sum(here.astype(jnp.float32), ids, num_segments=bins)[ids])(here, batch.segment_ids)
     return jnp.where(here, 1.0 / jnp.maximum(1.0, sampled), 0.0)
@@ -225,17 +235,17 @@ def trajectories_in(batch: TrajectoryBatch) -> jax.Array:
 def policy_metrics(batch: TrajectoryBatch, logprobs: jax.Array, entropies: jax.Array) -> Metrics:
     """What a person watches, as float32 scalars on the device; arrays [..., T] of any leading shape.
 
-    tokens                   sampled tokens in the batch
+    tokens                   of the policy's own in the batch (`chosen`)
     logprob                  their mean log-probability
     entropy                  mean entropy of the learner at them, in nats
     logprob_gap              mean |learner - behaviour| over tokens whose behaviour is known: 0 but for rounding in the first step
     kl                       k3 estimate of KL(learner ‖ behaviour) over the same tokens; log ratios count up to ±TOLD_LOG_RATIO
-    reference_kl             the same of KL(learner ‖ reference) over all sampled tokens; of a `ComparedBatch` only
+    reference_kl             the same of KL(learner ‖ reference) over all of its own tokens; of a `ComparedBatch` only
     ratio_p99                99th percentile of learner / behaviour probability over the same tokens; NaN if there are none
     nonzero_advantage_share  turns with an advantage other than zero over all turns
     """
     batch, logprobs, entropies = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (batch, logprobs, entropies))
-    here = said(batch)
+    here = chosen(batch)
     tokens = jnp.sum(here)
     known = here & (batch.behavior_logprobs < UNKNOWN_ABOVE)
     log_ratio = jnp.clip(logprobs - batch.behavior_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)

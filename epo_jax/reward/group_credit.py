@@ -68,7 +68,8 @@ def gigpo(
 
     A_episode is `grpo`'s (`dr_grpo`'s without `normalise`). For A_anchor the turns of a group that were spoken in the same state (the same last
     observation, word for word) are compared by their discounted return G_t, centred (and divided by the standard deviation) among
-    themselves; a state met once gives 0. So of two ways out of one room the better one is told apart without a critic.
+    themselves; a state met once gives 0. So of two ways out of one room the better one is told apart without a critic. Each part has the mean 0 among
+    what it compares, episodes or turns; their sum has it over neither where episodes are of unlike lengths.
     """
     for group in groups_of(trajectories):
         scores = _scores(group, process_weight)

@@ -7,6 +7,7 @@ leaves behind are as in self-play; a run that is stopped continues from the opti
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import math
@@ -20,23 +21,31 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from epo_jax import partners, recorded, strategist as strategists
-from epo_jax.batch import BranchedBatch, TrajectoryBatch, check_buckets
+from epo_jax.batch import BranchedBatch, TrajectoryBatch
+from epo_jax.check_learning import check_every_run
 from epo_jax.errors import UserError
 from epo_jax.hosts import exchange, shares
-from epo_jax.learn import choices, critic
+from epo_jax.learn import choices
 from epo_jax.learn.critic import Critic
 from epo_jax.learn.learner import Learner
 from epo_jax.learning_run import LearningRun
-from epo_jax.mesh import check_rows
+from epo_jax.playing import round_of
 from epo_jax.report.console import bar, say
+from epo_jax.report.metrics import describe_each
 from epo_jax.reward import credit
 from epo_jax.rollout import demonstrations
+from epo_jax.rollout.play import episode_seed
 from epo_jax.stepagent import implicit, inspection, inverse
 from epo_jax.stepagent.inverse import Discriminator
 from epo_jax.trajectory import Trajectory, by_environment, read_jsonl, write_jsonl
 
 REFLECTIONS = ("implicit", "inverse")
 STATES = ("inspection", "episodes")
+# What implicit reflection does not read, and the value of each at which nobody can think that it does.
+NOT_OF_PAIRS = {
+    "stepagent.reflect_on": "inspection", "credit.estimator": "reinforce", "critic.trunk": "none", "learn.normalisation": "turn",
+    "learn.clip_low": 0.0, "learn.clip_high": 0.0, "learn.importance_cap": 0.0, "learn.kl_weight": 0.0, "learn.entropy_weight": 0.0,
+}  # fmt: skip
 
 
 class StepAgentRun(LearningRun):
@@ -47,8 +56,6 @@ class StepAgentRun(LearningRun):
 
     def check(self) -> None:
         check(self.config, self.mesh)
-        for name in ("learn", "warm_start"):
-            check_rows(f"{name}.rows", self.config[name].rows, self.mesh)
 
     def read_data(self) -> None:
         self._recorded = self._read_recorded()
@@ -57,7 +64,7 @@ class StepAgentRun(LearningRun):
         config, settings, of_pairs = self.config, self.config.stepagent, None
         if settings.reflection == "implicit":
             of_pairs = functools.partial(implicit.preference_loss, beta=settings.beta, clone_weight=settings.clone_weight)
-        totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": config.rounds * self._steps_of_a_cycle()}
+        totals = {"warm_start": self.batches.steps_of_warm_start(), "rounds": self.batches.steps_of_rounds(self._trajectories_of_cycles())}
         reference = settings.reference if of_pairs else None
         return Learner(config, self.strategist, self.mesh, self.folder.checkpoints, self.stop, totals, of_pairs, reference)
 
@@ -111,6 +118,7 @@ class StepAgentRun(LearningRun):
         differing = np.concatenate([np.zeros(0), *(inspection.differing(trajectory) for trajectory in found)])
         values |= {
             "states": len(differing),
+            "states_left_out": sum(len(trajectory.turns) for trajectory in experts) - len(differing),
             "agreement": 1.0 - float(np.mean(differing)) if differing.size else math.nan,
             "seconds_inspect": time.monotonic() - start,
         }
@@ -138,7 +146,8 @@ class StepAgentRun(LearningRun):
         if of_states:
             shape = self._rows_that_branch() | {"clone_weight": self.config.stepagent.clone_weight}
             return [batch for mixed in self._epochs(trajectories) for batch in inverse.batches(mixed, **shape)]
-        return [batch for mixed in self._epochs(trajectories) for batch in self.batches.batched(mixed, self.config.learn)[0]]
+        values |= describe_each(trajectories)
+        return list(self.batches.of_round(trajectories, cycle, values))
 
     def learn(self, batches: Sequence[TrajectoryBatch] | Sequence[BranchedBatch], values: dict[str, float]) -> None:
         """The cycle's optimizer steps; then the sampler gets the new weights."""
@@ -196,16 +205,16 @@ class StepAgentRun(LearningRun):
         return inspected
 
     def _experts(self, start: int) -> Iterator[Trajectory]:
-        """Expert trajectories with tokens from the `start`-th on, over and over: the recorded ones, or the environments' experts'."""
+        """Expert trajectories with tokens from the `start`-th on, each made anew: the recorded ones over and over, or the environments' experts'."""
         if self._recorded:
-            return (self._recorded[index % len(self._recorded)] for index in itertools.count(start))
+            return (_another(self._recorded[index % len(self._recorded)], self.config.seed, index) for index in itertools.count(start))
         return demonstrations.demonstrations(self.task_sets, start=start, seed=self.config.seed, conversation=self.strategist.conversation)
 
     def _read_recorded(self) -> list[Trajectory]:
         config = self.config
         if not config.data:
             return []
-        file = recorded.read(config.data, recorded.allowed_share(config.allow_malformed))
+        file = recorded.read(config.data, recorded.allowed_share(config.allow_malformed), scored=False)
         found, cut = recorded.with_tokens(file.trajectories, self.strategist.conversation, max_length=config.learn.max_length, overlong="drop")
         recorded.say_cut(cut, config.learn.max_length, "drop")
         if not found:
@@ -213,11 +222,12 @@ class StepAgentRun(LearningRun):
         credit.estimate("bc", found)
         return found
 
-    def _steps_of_a_cycle(self) -> int:
-        """At most."""
-        learn, settings = self.config.learn, self.config.stepagent
-        episodes = settings.reflection == "inverse" and settings.reflect_on == "episodes"
-        return learn.epochs * math.ceil((self.config.rollout.episodes if episodes else settings.experts) / (learn.rows * learn.accumulation))
+    def _trajectories_of_cycles(self) -> list[int]:
+        """How many each cycle learns from, at most."""
+        cycles, settings = range(self.config.rounds), self.config.stepagent
+        if settings.reflection == "implicit" or settings.reflect_on == "inspection":
+            return [settings.experts for _ in cycles]
+        return [sum(episode.trajectories for episode in round_of(self.config, self.task_sets, self.opponents, cycle)) for cycle in cycles]
 
     def plan(self) -> str:
         config, settings = self.config, self.config.stepagent
@@ -231,19 +241,20 @@ class StepAgentRun(LearningRun):
         cycle = self.learner.position.round
         self.metrics.write("round", cycle, values)
         names = {
-            "states": "{:.0f} states inspected", "agreement": "the policy says what the expert does at {:.1%}",
+            "states": "{:.0f} states inspected", "left_out": "{:.0f} more do not fit", "agreement": "the policy says what the expert does at {:.1%}",
             "discriminator_right_on_expert": "discriminator right on the expert's {:.1%}", "discriminator_right_on_policy": "on the policy's {:.1%}",
             "discriminator_steps": "{:.0f} steps of it", "step_reward": "reward of a step {:.3f}",
             "critic_explained": "explained by the critic {:.1%}",
             "loss": "loss {:.4f}", "grad_norm": "gradient norm {:.3f}", "seconds_inspect": "inspection {:.0f} s", "seconds_learn": "steps {:.0f} s",
         }  # fmt: skip
+        values = values | {"left_out": values["states_left_out"] or math.nan}
         told = ", ".join(pattern.format(values[name]) for name, pattern in names.items() if name in values and not math.isnan(values[name]))
         say(f"cycle {cycle} of {self.config.rounds}: {told}")
         self.page.write_or_say_why_not()
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises `UserError` for choices that are not there or contradict each other."""
+    """Raises `UserError` for choices that are not there, contradict each other, or would not be read."""
     if mesh.shape["sequence"] > 1:
         raise UserError("StepAgent's rows branch, and rows that do cannot be split over devices: set mesh.sequence to 1.")
     settings, guards = config.stepagent, config.stepagent.discriminator
@@ -265,18 +276,31 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError("stepagent.beta and clone_weight are both 0: there is nothing to learn from.")
     if not 0.0 <= guards.label_smoothing < 0.5 or guards.steps < 0:
         raise UserError("stepagent.discriminator.label_smoothing must be at least 0 and below 0.5, and steps at least 0.")
-    choices.check(config.learn)
-    check_buckets(config.learn.length_buckets, config.learn.max_length)
+    check_every_run(config, mesh)
+    unread = {"learn.packing": False} if settings.reflect_on == "inspection" else {}
+    for name, default in (unread | NOT_OF_PAIRS if settings.reflection == "implicit" else unread).items():
+        value = functools.reduce(lambda section, part: section[part], name.split("."), config)
+        if value != default:
+            raise UserError(f"{name} is {value}, which {settings.reflection} reflection does not read: leave it at {default}.")
+    if config.credit.permute:
+        raise UserError("credit.permute is not in StepAgent, whose control is stepagent.beta=0: set it to False.")
     if settings.reflection == "inverse":
         if config.credit.estimator != "ppo":
             raise UserError(f"credit.estimator is {config.credit.estimator}: inverse reflection learns by PPO, set it to ppo.")
-        critic.check(config)
+        if not config.credit.process_weight:
+            raise UserError("credit.process_weight is 0: the discriminator's reward is the process reward, give it a weight.")
+        if settings.reflect_on == "inspection" and config.credit.outcome_weight:
+            raise UserError("the outcome of an inspected trajectory is the expert's, not what the policy's actions led to: set credit.outcome_weight to 0.0.")
         if settings.reflect_on == "inspection" and (config.credit.discount, config.credit.gae, config.learn.normalisation) != (0.0, "turn", "turn"):
             raise UserError("nothing follows an inspected action: set credit.discount to 0.0, credit.gae and learn.normalisation to turn.")
         if settings.reflect_on == "episodes" and settings.clone_weight:
             raise UserError("stepagent.clone_weight is of the expert's actions at inspected states: set it to 0.0 where episodes are reflected on.")
-        if config.credit.permute:
-            raise UserError("credit.permute is not in StepAgent: set it to False.")
+
+
+def _another(found: Trajectory, seed: int, index: int) -> Trajectory:
+    """A recorded trajectory to inspect for itself: what is set in it stays in it, and its seed is of the place where it comes up."""
+    turns = [dataclasses.replace(turn) for turn in found.turns]
+    return dataclasses.replace(found, turns=turns, extra=dict(found.extra), seed=episode_seed(seed, "inspect", index))
 
 
 def _kept(path: Path, version: str) -> list[Trajectory] | None:

@@ -234,6 +234,21 @@ def test_clipped_surrogate_by_hand() -> None:
         np.testing.assert_allclose(found[1][0], [0, *gradient, 0, 0.5, 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [(0.2, 0.0), (0.0, 0.3)])
+def test_a_side_without_a_clip_has_no_bound(clip: tuple[float, float]) -> None:
+    """min(w ρ, w ρ') with ρ' bounded on one side alone: at ρ = 1 and wherever the other side is left, the gradient is that of w ρ."""
+    low, high = 1 - clip[0] if clip[0] else 0.0, 1 + clip[1] if clip[1] else np.inf
+    for log_ratio in (-1.0, -0.1, 0.0, 0.1, 1.0):
+        for weight in (1.0, -1.0):
+            batch, logprobs, entropies = by_hand()
+            batch = batch._replace(loss_weights=batch.loss_weights.at[0, 1].set(weight))
+            logprobs = logprobs.at[0, 1].set(batch.behavior_logprobs[0, 1] + log_ratio)
+            gradient = jax.grad(lambda lp, b=batch: losses.reinforce_loss(b, lp, entropies, clip=clip))(logprobs)[0, 1]
+            ratio = np.exp(log_ratio)
+            free = (ratio < high) if weight > 0 else (ratio > low)
+            np.testing.assert_allclose(gradient, -weight * ratio * free, rtol=1e-5)
+
+
 def test_clipping_leaves_the_first_step_of_a_round_as_it_is() -> None:
     batch, logprobs, entropies = by_hand()
     batch = batch._replace(behavior_logprobs=jnp.where(batch.turn_ids > 0, logprobs, 0.0))

@@ -13,6 +13,7 @@ from configs.defaults import get_defaults
 from epo_jax.batch import UNKNOWN_LOGPROB, ComparedBatch, TrajectoryBatch, make_batches, pad
 from epo_jax.errors import UserError
 from epo_jax.learn import choices, divergence, losses
+from epo_jax.model.attention import TRUNK
 from epo_jax.model.conversation import ConversationFormat
 from epo_jax.model.tokenizer import Tokenizer
 from epo_jax.strategist import MINI
@@ -110,6 +111,31 @@ def test_tokens_of_unknown_reference_have_no_kl() -> None:
     assert not (with_kl - plain)[:, 2].any() and (with_kl - plain)[0, 1] != 0.0
 
 
+def test_where_rows_branch_entropy_and_kl_are_of_the_policys_tokens_alone() -> None:
+    """A trunk with the expert's action (2 tokens) and a branch with the policy's (3): cloning the expert changes neither term nor figure."""
+    forks, turns = np.array([[TRUNK] * 4 + [1, 1, 1, 1]], np.int32), np.array([[0, 0, 1, 1, 0, 1, 1, 1]], np.int32)
+    common = {"tokens": np.zeros((1, 8), np.int32), "positions": np.zeros((1, 8), np.int32), "segment_ids": np.ones((1, 8), np.int32), "forks": forks}
+    reference = np.array([[0, 0, -1, -2, 0, -3, -1, -0.5]], np.float32)
+    logprobs, entropies = jnp.asarray(reference - 0.4), jnp.arange(8.0)[None]
+    found = []
+    for cloned in (0.0, 0.25):
+        weights = np.array([[0, 0, cloned, cloned, 0, 0.1, 0.1, 0.1]], np.float32)
+        numbered = np.where((forks != TRUNK) | (cloned > 0), turns, 0).astype(np.int32)
+        behaviour = np.where(forks == TRUNK, UNKNOWN_LOGPROB, reference) * (numbered > 0)
+        given = ComparedBatch(**common, loss_weights=weights, behavior_logprobs=behaviour, turn_ids=numbered, reference_logprobs=reference)
+
+        def loss(lp: jax.Array, entropy: jax.Array, given: ComparedBatch = given) -> jax.Array:
+            return losses.reinforce_loss(given, lp, entropy, kl_weight=1.0, kl_kind="k2", entropy_weight=0.5)
+
+        by_logprob, by_entropy = jax.grad(loss, argnums=(0, 1))(logprobs, entropies)
+        np.testing.assert_allclose(by_logprob[0], -weights[0] + np.array([0, 0, 0, 0, 0, 1, 1, 1]) * -0.4 / 3, atol=1e-6)
+        np.testing.assert_allclose(by_entropy[0], np.array([0, 0, 0, 0, 0, 1, 1, 1]) * -0.5 / 3, atol=1e-6)
+        found.append(losses.policy_metrics(given, logprobs, entropies))
+    assert found[0]["tokens"] == found[1]["tokens"] == 3 and found[0]["entropy"] == found[1]["entropy"] == 6.0
+    for name in ("logprob", "kl", "reference_kl", "logprob_gap"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-6)
+
+
 # --- importance weights ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +150,14 @@ def test_truncated_importance_weights_by_hand() -> None:
     factor = np.minimum(ratio, cap)
     np.testing.assert_allclose(gradient, np.where(SAID, -WEIGHTS * factor, 0.0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(value, -(WEIGHTS * factor * LOGPROBS)[SAID].sum(), rtol=1e-4)
+
+
+def test_a_cap_below_one_scales_only_what_was_sampled() -> None:
+    behaviour = np.where(SAID, UNKNOWN_LOGPROB, 0.0)
+    behaviour[0, 1] = LOGPROBS[0, 1]
+    _, gradient = value_and_gradient(LOGPROBS, batch(behaviour=behaviour), importance_cap=0.5)
+    factor = np.where(behaviour > 0.5, 1.0, 0.5)
+    np.testing.assert_allclose(gradient, np.where(SAID, -WEIGHTS * factor, 0.0), rtol=1e-5)
 
 
 def test_importance_weights_make_the_expected_gradient_that_of_the_policy() -> None:
@@ -220,6 +254,8 @@ def test_an_end_of_turn_that_was_not_sampled_is_not_trained_on() -> None:
         ({"kl_reference": "teacher"}, "behaviour, start, round"),
         ({"kl_reference": "start"}, "learn.kl_weight is 0"),
         ({"clip_low": 0.2, "importance_cap": 2.0}, "same ratio"),
+        ({"clip_low": 1.0, "clip_high": 0.2}, "less than 1"),
+        ({"epochs": 0}, "at least 1"),
         ({"importance_cap": -1.0}, "importance_cap is -1.0"),
     ],
 )

@@ -55,6 +55,23 @@ def test_gigpo_with_anchors_off_is_grpo() -> None:
     assert [advantages(each) for each in one] == [advantages(each) for each in other]
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_both_parts_of_gigpo_are_centred(normalise: bool) -> None:
+    """Over a group's episodes what they are credited as episodes; over the turns spoken in one state, however often, what those are credited apart."""
+    played = [episode("t", outcome, states) for outcome, states in ((1.0, "ab"), (0.0, "aca"), (0.5, "bacab"), (0.0, "a"))]
+    credit.estimate("gigpo", played, anchor_weight=0.0, normalise=normalise)
+    whole = [advantages(each) for each in played]
+    assert sum(each[0] for each in whole) == pytest.approx(0.0, abs=1e-12) and all(len(set(each)) == 1 for each in whole)
+    credit.estimate("gigpo", played, anchor_weight=2.0, discount=0.7, normalise=normalise)
+    apart: dict[str, list[float]] = {}
+    for one, before, states in zip(played, whole, ("ab", "aca", "bacab", "a"), strict=True):
+        for state, with_anchor, without in zip(states, advantages(one), before, strict=True):
+            apart.setdefault(state, []).append(with_anchor - without)
+    assert {state: len(values) for state, values in apart.items()} == {"a": 6, "b": 3, "c": 2}
+    for values in apart.values():
+        assert sum(values) == pytest.approx(0.0, abs=1e-12) and max(values) > 0.1
+
+
 def test_groups_are_tasks_of_one_environment() -> None:
     played = [episode("1", 1.0), episode("2", 0.0), episode("1", 0.0, environment="other"), episode("1", 0.0)]
     assert [[played.index(each) for each in group] for group in groups_of(played)] == [[0, 3], [1], [2]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import pathlib
 
@@ -12,6 +14,7 @@ import pytest
 from configs.stepagent import get_config
 from epo_jax.errors import UserError
 from epo_jax.interrupt import Stopped, StopRequest
+from epo_jax.published import to_published
 from epo_jax.stepagent.run import StepAgentRun
 from epo_jax.trajectory import read_jsonl
 from tests.tiny_run import MODEL, StopAtStep, metrics
@@ -98,6 +101,48 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
     np.testing.assert_allclose(np.mean([np.mean([turn.advantage for turn in one.turns]) for one in trained]), 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_recorded_experts_come_up_again_with_nothing_of_the_last_cycle_and_a_stopped_run_goes_on_to_the_same(tmp_path: pathlib.Path) -> None:
+    """Eight conversations without scores, all of them inspected in both cycles: other seeds, other actions, values of the critic as it is then."""
+    first = StepAgentRun(tiny("inverse", tmp_path / "experts"), StopRequest())
+    experts = list(itertools.islice(first._experts(0), 8))
+    for expert in experts:
+        for turn in expert.turns:
+            turn.advantage = None
+    first.partners.close(), first.playing.close()
+    data = tmp_path / "experts.json"
+    data.write_text(json.dumps([to_published(expert) for expert in experts]))
+    unbroken = StepAgentRun(tiny("inverse", tmp_path / "unbroken", data=str(data)), StopRequest())
+    unbroken.everything()
+    one, two = (read_jsonl(unbroken.folder.path / "inspections" / f"cycle_00{cycle}.jsonl") for cycle in (0, 1))
+    assert [each.task_id for each in one] == [each.task_id for each in two] and len({each.seed for each in [*one, *two]}) == 16
+    said = [[[action["tokens"] for action in each.extra["inspected"]] for each in cycle] for cycle in (one, two)]
+    assert said[0] != said[1] and len({str(actions[0]) for actions in said[0]}) > 4
+    values = [[turn.values[0] for each in read_jsonl(unbroken.folder.trajectories(cycle)) for turn in each.turns] for cycle in (0, 1)]
+    assert not any(values[0]) and any(values[1])  # a critic begins at 0, and has learned by the second cycle
+    for stop in (StopAtStep(round=1, steps=0), StopAtStep(round=1, steps=1)):
+        folder = tmp_path / f"stopped_{stop.when[1]}"
+        stop.run = StepAgentRun(tiny("inverse", folder, data=str(data)), stop)
+        with pytest.raises(Stopped):
+            stop.run.everything()
+        run = StepAgentRun(tiny("inverse", folder, data=str(data)), StopRequest())
+        run.everything()
+        jax.tree.map(np.testing.assert_array_equal, unbroken.learner.state.params, run.learner.state.params)
+
+
+@pytest.mark.slow
+def test_an_implicit_run_stopped_in_a_cycle_continues_to_the_same_weights(tmp_path: pathlib.Path) -> None:
+    unbroken = StepAgentRun(tiny("implicit", tmp_path / "unbroken", **{"stepagent.reference": "start"}), StopRequest())
+    unbroken.everything()
+    stop = StopAtStep(round=1, steps=1)
+    stop.run = StepAgentRun(tiny("implicit", tmp_path / "stopped", **{"stepagent.reference": "start"}), stop)
+    with pytest.raises(Stopped):
+        stop.run.everything()
+    run = StepAgentRun(tiny("implicit", tmp_path / "stopped", **{"stepagent.reference": "start"}), StopRequest())
+    run.everything()
+    jax.tree.map(np.testing.assert_array_equal, unbroken.learner.state.params, run.learner.state.params)
+
+
 @pytest.mark.parametrize(
     ("preset", "changes", "words"),
     [
@@ -112,6 +157,20 @@ def test_an_inverse_run_stopped_in_a_cycle_continues_to_the_same_weights(reflect
         ("inverse", {"critic.trunk": "none"}, "needs a value head"),
         ("inverse", {"stepagent.reward": "D"}, "expert, log_odds"),
         ("inverse", {"credit.discount": 0.9}, "nothing follows an inspected action"),
+        ("inverse", {"credit.discount": 1.5}, "from 0 to 1"),
+        ("inverse", {"credit.outcome_weight": 1.0}, "the expert's, not what the policy's actions led to"),
+        ("inverse", {"credit.process_weight": 0.0}, "the discriminator's reward is the process reward"),
+        ("inverse", {"credit.permute": True}, "whose control is stepagent.beta=0"),
+        ("inverse", {"critic.epochs": 0}, "at least 1"),
+        ("inverse", {"learn.packing": True}, "learn.packing is True, which inverse reflection does not read"),
+        ("inverse", {"learn.overlong": "split"}, "drops whole turns"),
+        ("inverse", {"rollout.workers": -1}, "or 0 for none"),
+        ("inverse", {"evaluate.every": 0}, "give a number of rounds"),
+        ("implicit", {"learn.kl_weight": 0.1}, "learn.kl_weight is 0.1, which implicit reflection does not read"),
+        ("implicit", {"learn.clip_low": 0.2, "learn.clip_high": 0.2}, "learn.clip_low is 0.2"),
+        ("implicit", {"credit.estimator": "grpo"}, "leave it at reinforce"),
+        ("implicit", {"credit.permute": True}, "whose control is stepagent.beta=0"),
+        ("implicit", {"stepagent.reflect_on": "episodes"}, "leave it at inspection"),
         ("inverse", {"stepagent.reflect_on": "episodes"}, "inspected states"),
         ("inverse", {"stepagent.discriminator.label_smoothing": 0.5}, "below 0.5"),
     ],
