@@ -59,7 +59,7 @@ def get_defaults() -> ConfigDict:
     config.distributed.coordinator = "auto"
     config.distributed.processes = 0  # with HOST:PORT: how many there are in all
     config.distributed.process = -1  # with HOST:PORT: which of them this is, from 0
-    config.distributed.start_timeout_s = 300  # how long the processes wait for each other at the start
+    config.distributed.start_timeout_s = 900  # how long the processes wait for each other at the start; then exit code 75: try again
 
     config.environments = ConfigDict()
     config.environments.alfworld = get_environment(max_turns=20)

@@ -4,7 +4,8 @@
     folder/step_0000000120/checkpoint.json   the record (round, phase, configuration, ...) and size and checksum of every file
 
 A step is written under another name and renamed when all of it is on disk, so a process that is killed at any moment leaves the steps before
-as they were. At restoring, the newest step is checked against its checksums; a damaged one is named and the one before is used. Random keys
+as they were. At restoring, the newest step is checked against its checksums; a damaged one is named and the one before is used. Of several
+processes the first one chooses and checks, all load what it chose, and where one of them cannot, all go back together. Random keys
 are stored as their raw data. `begin` copies the state and writes it while the run goes on; `save` waits for it. The folder must be on a file
 system with atomic renames that all hosts share.
 """
@@ -21,7 +22,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,9 @@ from orbax.checkpoint import v1 as ocp
 from epo_jax import stored_state
 from epo_jax.checkpoint_files import Record, contents, damage_of, read_contents, remove, size_damage, sync_folder, why_not_written, write_and_sync
 from epo_jax.errors import UserError
+from epo_jax.hosts import exchange
+
+T = TypeVar("T")
 
 _STEP = re.compile(r"step_(\d{10,})")
 _SET_ASIDE = ".replaced-"
@@ -42,7 +46,8 @@ class Checkpoints:
     """The checkpoints of one run, in one folder, of which the last `keep` are kept, whatever their age those whose record says `"keep": true`,
     and those that `outlasting` names.
 
-    `say` is told, in one sentence each, of damaged checkpoints that are passed over.
+    `say` is told, in one sentence each, of damaged checkpoints that are passed over. Of several processes all call the same methods in the same
+    order, but for `steps`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3, say: Callable[[str], None] | None = None):
@@ -54,6 +59,7 @@ class Checkpoints:
         self._say = say or (lambda sentence: print(sentence, file=sys.stderr))
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._under_way: concurrent.futures.Future[None] | None = None
+        self._known: dict[pathlib.Path, str | None] = {}  # what `latest` has just found wrong with steps: who restores next need not read them again
 
     # --- saving -------------------------------------------------------------------------------------------------------------------------------
 
@@ -74,6 +80,7 @@ class Checkpoints:
             text = json.dumps(record)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint's record is not JSON-able: {error}") from error
+        self._known.clear()
         with self._whole_or_not_there(step) as partial:
             if _is_first_host():
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +105,7 @@ class Checkpoints:
             if _is_first_host():
                 write_and_sync(partial / "checkpoint.json", contents(partial, record, step))
                 self._put_in_place(partial, self._folder_of(step))
+                self._delete_passed_over(step)
                 self._delete_oldest(outlasting)
 
     @contextlib.contextmanager
@@ -114,7 +122,7 @@ class Checkpoints:
             sentence = why_not_written(error)
             if sentence is None:
                 raise
-            raise UserError(f"cannot save a checkpoint in {self.folder}: {sentence}; the last good one is {self._name_of_latest()}.") from error
+            raise UserError(f"cannot save a checkpoint in {self.folder}: {sentence}; the last good one is {self._name_of_latest(step)}.") from error
 
     def _folder_of(self, step: int) -> pathlib.Path:
         return self.folder / f"step_{step:010d}"
@@ -131,6 +139,15 @@ class Checkpoints:
         aside = self.folder / (_SET_ASIDE + target.name)
         if aside.exists() and not target.exists():
             os.rename(aside, target)
+
+    def _delete_passed_over(self, written: int) -> None:
+        """Steps newer than the one just written: the run went back past them, and comes to their numbers again. They would push out good ones."""
+        newer = {step: path for step, path in sorted(self._steps().items()) if step > written}
+        for path in newer.values():
+            remove(path)
+        if newer:
+            which = ", ".join(map(str, newer))
+            self._say(f"Checkpoints in {self.folder} that the run went back past are deleted, as it has saved step {written} since: {which}.")
 
     def _delete_oldest(self, outlasting: frozenset[int]) -> None:
         whole = {step: path for step, path in self._steps().items() if size_damage(path) is None}
@@ -157,8 +174,13 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest step that is whole, or None; damaged newer ones are named to `say`."""
-        found = next(self._whole(), None)
-        return None if found is None else found[0]
+
+        def newest() -> int | None:
+            self._known.clear()
+            found = next(self._whole(remember=True), None)
+            return None if found is None else found[0]
+
+        return exchange.by_first(newest)
 
     def read_record(self, step: int | None = None) -> Record:
         """The record of a step (the newest whole one if None). Raises `UserError` where there is none."""
@@ -175,28 +197,44 @@ class Checkpoints:
                 found[int(match.group(1))] = path
         return found
 
-    def _whole(self) -> Iterator[tuple[int, pathlib.Path, Record]]:
-        """Whole checkpoints, newest first."""
+    def _whole(self, before: int | None = None, *, remember: bool = False) -> Iterator[tuple[int, pathlib.Path, Record]]:
+        """Whole checkpoints, newest first; only those before a step, if one is given."""
         for step, path in sorted(self._steps().items(), reverse=True):
-            damage = damage_of(path)
+            if before is not None and step >= before:
+                continue
+            told = path in self._known
+            damage = self._damage_of(path)
+            if remember:
+                self._known[path] = damage
             if damage is None:
                 yield step, path, read_contents(path)["record"]
-            else:
+            elif not told:
                 self._say(f"The checkpoint {path} is damaged ({damage}): the one before it is used.")
 
-    def _find(self, step: int | None) -> tuple[int, pathlib.Path, Record]:
+    def _damage_of(self, path: pathlib.Path) -> str | None:
+        """As `damage_of`; but what is known of it counts once, beside what can be seen without reading."""
+        if path in self._known:
+            return self._known.pop(path) or size_damage(path)
+        return damage_of(path)
+
+    def _find(self, step: int | None, before: int | None = None) -> tuple[int, pathlib.Path, Record]:
+        """A step, or the newest whole one (before another), as the first process finds it: others may see an old listing, and need not read all."""
+        number, name, record = exchange.by_first(lambda: self._find_here(step, before))
+        return number, self.folder / name, record
+
+    def _find_here(self, step: int | None, before: int | None) -> tuple[int, str, Record]:
         if step is None:
-            found = next(self._whole(), None)
+            found = next(self._whole(before), None)
             if found is None:
                 raise UserError(self._none_usable())
-            return found
+            return found[0], found[1].name, found[2]
         path = self._steps().get(step)
         if path is None:
             raise UserError(f"no checkpoint of step {step} in {self.folder}: it holds {', '.join(map(str, self.steps())) or 'none'}.")
-        damage = damage_of(path)
+        damage = self._damage_of(path)
         if damage is not None:
             raise UserError(f"the checkpoint {path} is damaged ({damage}): choose another step, or leave the step out for the newest whole one.")
-        return step, path, read_contents(path)["record"]
+        return step, path.name, read_contents(path)["record"]
 
     def best(self) -> int | None:
         """The step of the round that a run keeps as its best (`checkpoint.keep_best`), as its newest whole checkpoint says; None where it keeps none."""
@@ -206,8 +244,9 @@ class Checkpoints:
     def _none_usable(self) -> str:
         return f"no usable checkpoint in {self.folder}: give a run's folder of checkpoints, or start the run anew in an empty one."
 
-    def _name_of_latest(self) -> str:
-        steps = [step for step, path in self._steps().items() if size_damage(path) is None]
+    def _name_of_latest(self, unwritten: int) -> str:
+        """The newest one that a run goes back to that could not write a step; those after it were passed over."""
+        steps = [step for step, path in self._steps().items() if step <= unwritten and size_damage(path) is None]
         return f"step {max(steps)}" if steps else "none: nothing has been saved yet"
 
     # --- restoring ----------------------------------------------------------------------------------------------------------------------------
@@ -221,22 +260,27 @@ class Checkpoints:
         """
         self.settle()
         wanted = stored_state.to_stored_abstract(abstract_state)
-        for _, path, record in [self._find(step)] if step is not None else self._whole():
+        before = None
+        while True:
+            found, path, record = self._find(step, before)
             differences = config_differences(record.get("model"), json.loads(json.dumps(model))) if model is not None else []
             if differences:
                 raise UserError(f"the checkpoint {path} is of another model: {'; '.join(differences[:4])}; use its configuration or another folder.")
             try:
-                differences = stored_state.shape_differences(stored_state.shapes(_stored_tree(path)), wanted)
-                with _orbax_quiet():
-                    stored = ocp.load(path / "state", wanted) if not differences else {}
-            except Exception as error:  # damage that the checksums could not show (beyond CHECKSUM_LIMIT)
-                sentence = str(error).strip().partition("\n")[0][:200]
-                self._say(f"The checkpoint {path} cannot be read ({sentence}){': the one before it is tried' if step is None else ''}.")
+                tree = _read_by_all(path, lambda: _stored_tree(path))
+                differences = stored_state.shape_differences(stored_state.shapes(tree), wanted)
+                differences = next(filter(None, exchange.gather_json(differences)), [])
+                stored = {} if differences else _read_by_all(path, lambda: _load(path, wanted))
+            except UserError as error:  # damage that checksums cannot show, or a host that cannot read what the first one could
+                sentence = str(error)
+                self._say(f"{sentence[0].upper()}{sentence[1:]}{': the one before it is tried' if step is None else ''}.")
+                if step is not None:
+                    raise UserError(self._none_usable()) from error
+                before = found
                 continue
             if differences:
                 raise UserError(f"the checkpoint {path} holds another state: {'; '.join(differences[:4])}; use its configuration or another folder.")
             return stored_state.from_stored(stored, abstract_state), record
-        raise UserError(self._none_usable())
 
 
 def restore_params(
@@ -248,7 +292,7 @@ def restore_params(
     pytree of shardings like the parameters, or a function from the record to one, or None for one device.
     """
     _, path, record = Checkpoints(folder)._find(step)
-    stored: Any = _stored_tree(path)
+    stored: Any = _read_by_all(path, lambda: _stored_tree(path))
     for part in name.split("."):
         if not isinstance(stored, dict) or part not in stored:
             raise UserError(f"the checkpoint {path} holds no {name!r}: give a checkpoint of a training run.")
@@ -264,10 +308,7 @@ def restore_params(
     wanted: Any = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings)
     for part in reversed(name.split(".")):
         wanted = {part: wanted}
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        params = ocp.load(path / "state", wanted)
+    params = _read_by_all(path, lambda: _load(path, wanted, partial=True))
     for part in name.split("."):
         params = params[part]
     return model, params, record
@@ -291,7 +332,34 @@ def config_differences(saved: Any, wanted: Any, name: str = "") -> list[str]:
 
 def _stored_tree(path: pathlib.Path) -> dict[str, Any]:
     """Shapes and dtypes as they are on disk."""
-    return ocp.metadata(path / "state").metadata
+    with _orbax_quiet():
+        found = ocp.metadata(path / "state").metadata
+    if not isinstance(found, dict):  # what orbax makes of files that it cannot read
+        raise ValueError("what says which arrays it holds is damaged")
+    return found
+
+
+def _load(path: pathlib.Path, wanted: Any, *, partial: bool = False) -> dict[str, Any]:
+    """This process's shards of the wanted arrays. Orbax is told that it is alone: it would wait minutes for a process that cannot read, and then take
+    its next attempt for this one. `_read_by_all` waits instead."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
+    if exchange.count() > 1:
+        context.multiprocessing.primary_host, context.multiprocessing.active_processes = exchange.index(), {exchange.index()}
+    with context, _orbax_quiet():
+        return ocp.load(path / "state", wanted)
+
+
+def _read_by_all(path: pathlib.Path, read: Callable[[], T]) -> T:
+    """What `read` returns here. Where it fails at any process, for whatever reason, all raise a `UserError` that says why."""
+
+    def told() -> T:
+        try:
+            return read()
+        except Exception as error:
+            raise UserError(f"the checkpoint {path} cannot be read ({str(error).strip().partition(chr(10))[0][:200]})") from error
+
+    return exchange.agreed(told)
 
 
 def _copy_if_shared(stored: Any) -> Any:

@@ -17,18 +17,16 @@ from typing import Any
 
 Record = dict[str, Any]
 FORMAT = 2  # 1 had no checksum of checkpoint.json itself
-CHECKSUM_LIMIT = 64 << 30  # bytes in all; above it large files are compared by size only, since reading them twice would take minutes
-LARGE_FILE = 64 << 20  # bytes
-READERS = 8  # files that are read at once, for their checksums
+READERS = 8  # files that are read at once, for their checksums: neither reading nor adding up holds the interpreter's lock
+BLOCK = 1 << 20  # bytes of each of them
 
 
 def contents(folder: pathlib.Path, record: Record, step: int) -> bytes:
     """What `checkpoint.json` says of the files under `folder`/state and of the run, with a checksum of its own."""
     files = sorted(path for path in (folder / "state").rglob("*") if path.is_file())
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    all_of_them = sum(sizes.values()) <= CHECKSUM_LIMIT
-    checksums = _checksums(folder, [name for name, size in sizes.items() if all_of_them or size < LARGE_FILE])
-    said = {"step": step, "record": record, "files": {name: [size, checksums.get(name)] for name, size in sizes.items()}}
+    checksums = _checksums(folder, list(sizes))
+    said = {"step": step, "record": record, "files": {name: [size, checksums[name]] for name, size in sizes.items()}}
     return json.dumps({"format": FORMAT, "checksum": _checksum_of(said), **said}, indent=1).encode()
 
 
@@ -64,11 +62,12 @@ def damage_of(path: pathlib.Path) -> str | None:
     damage = size_damage(path)
     if damage is not None:
         return damage
-    expected = {name: checksum for name, (_, checksum) in read_contents(path)["files"].items() if checksum is not None}
     try:
+        said = read_contents(path)["files"]
+        expected = {name: checksum for name, (_, checksum) in said.items() if checksum is not None}  # runs of earlier versions left out large files
         actual = _checksums(path, list(expected))
     except OSError as error:
-        return f"{error.filename} cannot be read: {error.strerror}"
+        return f"{error.filename or 'a file'} cannot be read: {error.strerror}"
     return next((f"{name} was altered" for name in expected if actual[name] != expected[name]), None)
 
 
@@ -78,10 +77,10 @@ def _checksums(folder: pathlib.Path, names: list[str]) -> dict[str, int]:
 
 
 def _checksum(path: pathlib.Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            checksum = zlib.crc32(chunk, checksum)
+    checksum, block = 0, memoryview(bytearray(BLOCK))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(block):
+            checksum = zlib.crc32(block[:size], checksum)
     return checksum
 
 

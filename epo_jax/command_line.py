@@ -1,4 +1,4 @@
-"""How every command of the project starts and fails: flags, one sentence for a mistake, exit code 2."""
+"""How every command of the project starts and fails: flags, one sentence for a mistake, and its exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from epo_jax.errors import UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the command line, calls `main()`, and turns a `UserError` into one sentence and exit code 2."""
+    """Parses the command line, calls `main()`, and turns a `UserError` into one sentence and its exit code."""
 
     def entry(arguments: list[str]) -> None:
         if len(arguments) > 1:
@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except UserError as error:
-            _fail(str(error))
+            _fail(str(error), error.exit_code)
 
     app.run(entry, flags_parser=_parse)
 
@@ -55,6 +55,6 @@ def _parse(arguments: list[str]) -> list[str]:
     raise AssertionError("unreachable")
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str, code: int = UserError.exit_code) -> None:
     print(f"epo_jax: {sentence}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

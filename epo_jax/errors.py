@@ -1,4 +1,4 @@
-"""The one exception for input that a person can mend, and how several faults are told at once."""
+"""The exceptions that are told in one sentence: what a person can mend, what the same command may mend; and how several faults are told at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from typing import Any
 class UserError(Exception):
     """Bad input, told in one sentence: what was wrong and what to do.
 
-    Command-line programs print the sentence on standard error and exit with code 2. parts: the faults, where it tells several.
+    Command-line programs print the sentence on standard error and exit with `exit_code`. parts: the faults, where it tells several.
     """
+
+    exit_code = 2
 
     def __init__(self, sentence: str, parts: tuple[str, ...] = ()) -> None:
         super().__init__(sentence)
         self.parts = parts
+
+
+class TryAgain(UserError):
+    """What nobody need mend, as the same command may well succeed: processes of the run that did not come, or were lost before it began."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h, for what starts a run again by itself
 
 
 def all_or_what_is_missing(*makers: Callable[[], Any]) -> list[Any]:

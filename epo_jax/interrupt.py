@@ -1,4 +1,4 @@
-"""Stopping politely: the first SIGTERM or Ctrl-C asks, the second one insists."""
+"""Stopping politely: SIGTERM, a notice (preemption.py) or the first Ctrl-C asks, a second Ctrl-C insists."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ class Stopped(Exception):
 class StopRequest:
     """Set by SIGTERM or Ctrl-C; loops look at `requested` between two pieces of work, save, and leave.
 
-    A context manager: the previous signal handlers come back on exit. A second signal raises `KeyboardInterrupt` at once. Where several processes
-    make one run, hosts/stopping.py has the request that they share.
+    A context manager: the previous signal handlers come back on exit. A second Ctrl-C raises `KeyboardInterrupt` at once. SIGTERM never does: a
+    machine that goes sends it after its own notice, and a scheduler more than once, while the run is saving. Where several processes make one
+    run, hosts/stopping.py has the request that they share.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self._interrupted = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -38,6 +39,8 @@ class StopRequest:
         """What other processes play or judge need not end: this one cannot go on. Nothing where there are no others."""
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         self.requested = True

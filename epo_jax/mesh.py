@@ -86,12 +86,13 @@ def choose_sizes(
     An axis that is asked for is taken as it is; where one is -1, the open ones are 1; an open `tensor` is 1 always. The others share the devices
     so that, the first rule before the second and so on:
 
-    1. the weights can be split: fsdp × sequence × tensor divides `width`, the model's D (0: not known). What cannot be in it goes to data;
-    2. each device keeps `TOKENS_WORTH_A_DEVICE` of a row of `length` tokens, or whole rows;
-    3. rows can be split: data × fsdp divides each of `rows` (of a pass), and with sequence also `slots` (played at once). Where it cannot be,
+    1. each machine's devices are a block of the mesh, in which it can play alone;
+    2. the weights can be split: fsdp × sequence × tensor divides `width`, the model's D (0: not known). What cannot be in it goes to data;
+    3. each device keeps `TOKENS_WORTH_A_DEVICE` of a row of `length` tokens, or whole rows;
+    4. rows can be split: data × fsdp divides each of `rows` (of a pass), and with sequence also `slots` (played at once). Where it cannot be,
        `check_rows` says what to change;
-    4. a row stays on one machine: sequence × tensor divides its devices;
-    5. sequence is as small as it can be, then fsdp as large: weights on as many devices as possible, whole rows on each.
+    5. a row stays on one machine: sequence × tensor divides its devices;
+    6. sequence is as small as it can be, then fsdp as large: weights on as many devices as possible, whole rows on each.
     """
     sizes = {axis: int(asked.get(axis, 0)) for axis in AXES}
     unknown = sorted(set(asked) - set(AXES))
@@ -109,6 +110,7 @@ def choose_sizes(
         data, fsdp, sequence, tensor = split.values()
         ways = data * fsdp
         return (
+            not _blocks(tuple(split.values()), count // hosts),
             width % (fsdp * sequence * tensor) > 0,
             sequence > max(1, length // TOKENS_WORTH_A_DEVICE),
             any(each % ways for each in rows) or (sequence > 1 and slots % (ways * sequence) > 0),
@@ -119,6 +121,15 @@ def choose_sizes(
 
     whole = [split for split in splits if math.prod(split.values()) == count]
     return min(whole, key=faults) if whole else {axis: size or 1 for axis, size in sizes.items()}
+
+
+def _blocks(sizes: Sequence[int], together: int) -> bool:
+    """Whether every `together` devices in a row, of those in the order of the mesh, are a block of it: whole last axes, and a part of the one before."""
+    for size in reversed(sizes):
+        if together % size:
+            return size % together == 0
+        together //= size
+    return together == 1
 
 
 def spec(*logical: str) -> PartitionSpec:

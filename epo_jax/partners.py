@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from envs.sotopia.environment import REAL
 from epo_jax import strategist as strategists
+from epo_jax.api import budget
 from epo_jax.api.budget import Budget
 from epo_jax.api.cache import ReplyCache
 from epo_jax.api.client import ApiClient
@@ -127,9 +128,14 @@ class ApiClients:
             return
         processes = exchange.count()
         settings = {role: ApiSettings.from_config(config[section], section).divided(processes) for role, section in roles.items()}
-        self.budget = Budget.shared(list(settings.values()), folder / _own(BUDGET_NAME))
+        in_folder = not config.api.cache and not config.api.offline
+        spent = exchange.by_first(lambda: _left_by_earlier_starts(folder, caches=in_folder))
+        own, present = _of(exchange.index(), BUDGET_NAME), [_of(process, BUDGET_NAME) for process in range(processes)]
+        self.budget = Budget.shared(list(settings.values()), folder / own)
+        self.budget.share(processes, *_sum(found for name, found in spent.items() if name != own))
+        self._absent = _sum(found for name, found in spent.items() if name not in present)
         if config.api.cache != "none":
-            self.cache = ReplyCache(config.api.cache or folder / _own(CACHE_NAME), offline=config.api.offline)
+            self.cache = ReplyCache(config.api.cache or folder / _of(exchange.index(), CACHE_NAME), offline=config.api.offline)
         self._clients = {role: ApiClient(each, cache=self.cache, budget=self.budget) for role, each in settings.items()}
         self._reported = {role: client.totals.as_dict() for role, client in self._clients.items()}
 
@@ -155,7 +161,8 @@ class ApiClients:
             values[f"api_{role}_cached_share"] = since["cached"] / since["calls"] if since["calls"] else math.nan
             self._reported[role] = now
         if self.budget is not None:
-            values |= {"api_spent_tokens": self.budget.spent_tokens, "api_spent_money": self.budget.spent_money}
+            tokens, money = self._absent if exchange.first() else (0, 0.0)
+            values |= {"api_spent_tokens": self.budget.spent_tokens + tokens, "api_spent_money": self.budget.spent_money + money}
         return values
 
     def close(self) -> None:
@@ -165,10 +172,35 @@ class ApiClients:
                 each.close()
 
 
-def _own(name: str) -> str:
+def _of(process: int, name: str) -> str:
     """Of several processes each has files of its own: they may be on machines that share no locks."""
     stem, dot, kind = name.rpartition(".")
-    return name if exchange.count() == 1 else f"{stem}.process_{exchange.index()}{dot}{kind}"
+    return name if exchange.count() == 1 else f"{stem}.process_{process}{dot}{kind}"
+
+
+def _left_by_earlier_starts(folder: pathlib.Path, *, caches: bool) -> dict[str, tuple[int, float]]:
+    """{file: (tokens, money)} of what all processes of all starts have spent. caches: every process's gets the replies of all of them besides, so
+    that an episode that another one begins anew asks nothing again. Before any of these files is opened."""
+    if caches:
+        for process in range(exchange.count()):
+            own = folder / _of(process, CACHE_NAME)
+            if others := [path for path in _files(folder, CACHE_NAME) if path != own]:
+                cache = ReplyCache(own)
+                for path in others:
+                    cache.take_over(path)
+                cache.close()
+    return {path.name: budget.spent_in(path) for path in _files(folder, BUDGET_NAME)}
+
+
+def _files(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """That of a process alone and those of several, as far as they are there."""
+    stem, dot, kind = name.rpartition(".")
+    return [path for path in (folder / name, *sorted(folder.glob(f"{stem}.process_*{dot}{kind}"))) if path.exists()]
+
+
+def _sum(found: Iterable[tuple[int, float]]) -> tuple[int, float]:
+    found = list(found)
+    return sum(tokens for tokens, _ in found), math.fsum(money for _, money in found)
 
 
 # --- the partners ---------------------------------------------------------------------------------------------------

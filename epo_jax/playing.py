@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from epo_jax import strategist as strategists
 from epo_jax.errors import UserError
 from epo_jax.generate.engine import Engine, Sampling
-from epo_jax.hosts import arrays, shares
-from epo_jax.interrupt import StopRequest
+from epo_jax.hosts import arrays, exchange, shares
+from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.learner import Learner
 from epo_jax.mesh import param_shardings
 from epo_jax.partners import Partners
@@ -53,6 +53,11 @@ class _Played(NamedTuple):
     trajectories: list[Trajectory]
     figures: dict[str, float]
     trouble: UserError | None
+
+
+def _raise(trouble: UserError | None) -> None:
+    if trouble is not None:
+        raise trouble
 
 
 class Playing:
@@ -138,9 +143,13 @@ class Playing:
         path = self._folder.trajectories(round)
         begun = self._begin(f"round {round + 1} play", self._episodes(round), sampling, path, ahead=True)
         played: list[_Played] = []
-        with meanwhile(lambda should_stop: played.append(begun(should_stop))):
-            yield
-            self._learner.save()  # what was learned stays, should the play that is waited for fail
+        try:
+            with meanwhile(lambda should_stop: played.append(begun(should_stop))):
+                yield
+                self._learner.save()  # what was learned stays, should the play that is waited for fail
+        except Stopped:
+            exchange.agreed(lambda: _raise(played[0].trouble if played else None))  # why it was called off, if it was
+            raise
         _, self._figures_ahead = self._end(path, played[0])
 
     # --- their parts ------------------------------------------------------------------------------------------------

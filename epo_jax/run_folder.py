@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -50,6 +51,7 @@ MAY_CHANGE = (
     "preemption_notice", "wandb", "distributed.coordinator", "distributed.processes", "distributed.process", "distributed.start_timeout_s",
     *(f"{section}.{field}" for section in ("actor_api", "judge_api", "evaluator_api") for field in MAY_CHANGE_OF_AN_API),
 )  # fmt: skip
+SEEN_WITHIN_S = 90.0  # in which a network file system shows at one machine what another has written
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -66,7 +68,10 @@ class RunFolder:
         one does it, and all wait for it.
         """
         path = folder_of(config)
-        return cls(path, exchange.by_first(lambda: _prepare(config)))
+        resumed = exchange.by_first(lambda: _prepare(config))
+        if exchange.count() > 1:
+            _check_shared(path)
+        return cls(path, resumed)
 
     def trajectories(self, round: int) -> pathlib.Path:
         return self.path / "trajectories" / f"round_{round:03d}.jsonl"
@@ -109,6 +114,26 @@ def _prepare(config: ConfigDict) -> bool:
     except OSError as error:
         raise UserError(f"cannot write the run folder {path}: {error.strerror or error}.") from error
     return resumed
+
+
+def _check_shared(path: pathlib.Path) -> None:
+    """Of several processes: raises `UserError` at all of them where one does not see in the folder what the first one writes into it."""
+    sign, word = path / ".shared", exchange.by_first(lambda: os.urandom(8).hex())
+
+    def look() -> None:
+        deadline = time.monotonic() + SEEN_WITHIN_S
+        while not (sign.exists() and sign.read_text() == word):
+            if time.monotonic() > deadline:
+                raise UserError(f"the run folder {path} is not shared: what the first process writes there, this one does not see; give a folder that is.")
+            with contextlib.suppress(OSError):
+                os.listdir(path)  # a network file system may remember for some seconds that a file was not there
+            time.sleep(0.05)
+
+    exchange.by_first(lambda: write_whole(sign, word))
+    try:
+        exchange.agreed(look)
+    finally:
+        exchange.by_first(lambda: sign.unlink(missing_ok=True))
 
 
 def examine(config: ConfigDict) -> tuple[pathlib.Path, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -180,6 +181,16 @@ def test_no_weight_is_whole_where_it_is_not_told() -> None:
 def test_sizes_that_are_chosen(count, hosts, model, rows, length, chosen) -> None:
     sizes = choose_sizes({}, count, width=model, rows=[rows, 2 * rows], slots=1024 * 3, length=length, hosts=hosts)
     assert tuple(sizes.values()) == chosen and math.prod(chosen) == count
+
+
+def test_what_is_chosen_leaves_every_machine_a_block_of_its_own() -> None:
+    """Machines of every size, 6 devices too: the owners of the devices at the places that a machine has along each axis are that machine alone."""
+    for hosts, devices, width in itertools.product(range(1, 9), range(1, 9), (64, 576, 4096)):
+        sizes = choose_sizes({}, hosts * devices, width=width, rows=[hosts * devices], slots=1024 * 3, length=4096, hosts=hosts)
+        owners = np.repeat(np.arange(hosts), devices).reshape(tuple(sizes.values()))
+        for host in range(hosts):
+            block = np.ix_(*(np.unique(along) for along in np.nonzero(owners == host)))
+            assert (owners[block] == host).all(), (hosts, devices, width, sizes)
 
 
 @pytest.mark.parametrize(

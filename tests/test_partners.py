@@ -14,6 +14,8 @@ import pytest
 
 from configs.alfshop import get_config
 from epo_jax import partners
+from epo_jax.api.budget import Budget
+from epo_jax.api.cache import Reply, ReplyCache
 from epo_jax.api.client import ApiError
 from epo_jax.errors import UserError, all_or_what_is_missing
 from epo_jax.interrupt import StopRequest
@@ -198,6 +200,23 @@ class Deadly(FaultyModel):
             return give.hang()
         self.left -= 1
         return super()._decide(body)
+
+
+def test_another_number_of_processes_finds_what_the_others_asked_and_spent(tmp_path, monkeypatch):
+    """Three processes' files, then one process: it asks nothing that any of them had asked, and its budget is what they left."""
+    for process in range(3):
+        cache = ReplyCache(tmp_path / f"api_cache.process_{process}.sqlite")
+        cache.store(f"key {process}", Reply(f"reply {process}", 1, 1, False, "stop", None), "model")
+        cache.close()
+        budget = Budget(path=tmp_path / f"api_spent.process_{process}.sqlite")
+        asyncio.run(budget.reserve(10, 0.1)).settle(10, 0.1)
+        budget.close()
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    config = gpt(tmp_path / "run", **{"actor_api.budget_tokens": 100})
+    clients = ApiClients(config, tmp_path, {"actor": "actor_api"})
+    assert [clients.cache.find(f"key {process}").text for process in range(3)] == ["reply 0", "reply 1", "reply 2"]
+    assert clients.budget.limit_tokens == 70 and clients.figures()["api_spent_tokens"] == 30
+    clients.close()
 
 
 def command(folder, url, **changes):

@@ -69,6 +69,31 @@ def test_an_actor_that_fails_for_all_while_learning_loses_nothing_that_was_learn
     assert (again.learner.position.round, again.learner.position.steps) == (0, 4)
 
 
+class CalledOff(StopRequest):
+    """As where several processes play: what cannot go on at one of them ends the others' work, and the steps."""
+
+    def call_off(self):
+        self.requested = True
+
+
+@pytest.mark.slow
+def test_what_called_the_others_off_is_what_the_run_ends_with(tmp_path, monkeypatch):
+    async def spent(self, observation, *, strategy, admissible):
+        raise UserError("the budget is spent")
+
+    run = Run(tiny(tmp_path / "run", **AHEAD), CalledOff())
+    take_steps = run.learn
+
+    def learn(*arguments):
+        monkeypatch.setattr(LiteralActor, "act", spent)
+        take_steps(*arguments)
+
+    run.learn = learn
+    with pytest.raises(UserError, match="the budget is spent"):
+        run.everything()
+    assert Run(tiny(tmp_path / "run", **AHEAD), StopRequest()).learner.position.round == 0
+
+
 def test_the_body_is_told_of_first_and_the_play_is_ended():
     asked = threading.Event()
 

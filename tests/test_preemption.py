@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -84,6 +86,21 @@ def test_a_notice_asks_to_stop(metadata, entry, harmless, fatal, capsys):
         assert stop.asked.wait(20)
     assert f"{entry} is {fatal}" in capsys.readouterr().out.replace("\n", " ")
     assert all(thread.name != "preemption notices" for thread in threading.enumerate())
+
+
+def test_the_signals_that_follow_a_notice_do_not_break_off_what_it_asked_for(metadata):
+    """A spot machine's own shutdown sends SIGTERM after the notice, while the run is saving; only a second Ctrl-C leaves at once."""
+    with StopRequest() as stop, preemption.watched("gce", stop, look_s=0.001):
+        metadata.answers["instance/preempted"] = "TRUE"
+        for thread in threading.enumerate():
+            if thread.name == "preemption notices":
+                thread.join(20)  # it ends with the notice
+        assert stop.requested
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(20)
 
 
 def test_it_must_be_known_and_there(monkeypatch):

@@ -16,8 +16,10 @@
 #   --name=NAME --zone=ZONE [--project=PROJECT]   the queued resource, and the TPU in it
 #   --type=v5p-8      v4, v5p: cores, two a chip; v5e, v6e: chips.     --runtime=VERSION  the image, if not the usual one of that type
 #   --spot            cheaper, and may be taken away at any time
-#   --run=FOLDER      of the run: gs://my-bucket/run, which every host mounts, or a path that is on every host
-#   --environment=F   with `set-up` or `resume`: a file of NAME=value lines that the training gets, such as OPENAI_API_KEY
+#   --run=FOLDER      of the run: gs://my-bucket/run, which every host mounts, or a path: on a slice, in a network file system that all
+#                     of its hosts have mounted (/home is each host's own)
+#   --environment=F   with `set-up` or `resume`: a file of NAME=value lines that the training gets, such as OPENAI_API_KEY, or
+#                     ALFWORLD_DATA=/mnt/gs/my-bucket/alfworld: the buckets that --run and the flags name are mounted there
 #   --poll=60         with `resume`: seconds between two looks             --failures=5  of the training, in all, after which it gives up
 #   --dry_run         prints the commands, and runs none
 #   -- FLAG...        of python -m epo_jax.train; gs://BUCKET/... in them is the mounted bucket
@@ -96,7 +98,7 @@ check() {
     fi
     if [[ $command == start || $command == resume ]]; then
         [[ $RUN =~ ^(gs://[a-z0-9][a-z0-9._-]+/.|/.) ]] ||
-            fail "--run='$RUN' is no folder for the run: give --run=gs://my-bucket/run, or a path that is on every host."
+            fail "--run='$RUN' is no folder for the run: give --run=gs://my-bucket/run, or a path in a file system that all hosts share."
         [[ " ${FLAGS[*]-}" == *" --config="* ]] ||
             fail "no configuration: give the training's flags at the end, as in -- --config=configs/alfshop.py:llama3_8b."
         for flag in "${FLAGS[@]}"; do

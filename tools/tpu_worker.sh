@@ -131,6 +131,7 @@ status() {
         case "$(<"$STATE/exit")" in
         0) tell "done" ;;
         130 | 143) tell "interrupted (by a signal)" ;;
+        75) tell "interrupted (try again: $(tail -n 1 "$STATE/log"))" ;; # processes on other hosts did not come
         2) tell "mistake ($(tail -n 1 "$STATE/log"))" ;;
         *) tell "failed (exit code $(<"$STATE/exit"))" ;;
         esac

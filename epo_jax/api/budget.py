@@ -12,6 +12,7 @@ from epo_jax.api.settings import ApiSettings
 from epo_jax.errors import UserError
 
 APPLICATION_ID = 0x45504F42  # "EPOB"
+WHAT = "record of what was spent"
 SPENT = "spent (one INTEGER PRIMARY KEY CHECK (one = 1), tokens INTEGER NOT NULL, money REAL NOT NULL)"
 RESERVED = "reserved (id INTEGER PRIMARY KEY, tokens INTEGER NOT NULL, money REAL NOT NULL)"
 
@@ -34,6 +35,18 @@ class Reservation:
         self.settle(self.tokens, self.money)
 
 
+def spent_in(path: str | pathlib.Path) -> tuple[int, float]:
+    """Tokens and money by a budget's file that nobody has open; what was reserved when its process ended counts, as at the next start."""
+    database = Database(path, what=WHAT, application_id=APPLICATION_ID, tables=(), read_only=True)
+    try:
+        rows = database.execute(
+            "SELECT tokens + (SELECT coalesce(sum(tokens), 0) FROM reserved), money + (SELECT coalesce(sum(money), 0.0) FROM reserved) FROM spent"
+        )
+    finally:
+        database.close()
+    return rows[0] if rows else (0, 0.0)
+
+
 class Budget:
     """Tokens and money of one run, shared by all its clients; a limit of 0 is none.
 
@@ -48,7 +61,7 @@ class Budget:
         self._waiting: set[asyncio.Future[None]] = set()
         self._database: Database | None = None
         if path is not None:
-            self._database = Database(path, what="record of what was spent", application_id=APPLICATION_ID, tables=(SPENT, RESERVED))
+            self._database = Database(path, what=WHAT, application_id=APPLICATION_ID, tables=(SPENT, RESERVED))
             self._read()
 
     @classmethod
@@ -61,6 +74,13 @@ class Budget:
                 raise UserError(f"{field} is {named[0]} for one model and {named[1]} for another: a run has one budget, give it once.")
             limits[field] = named[0] if named else 0
         return cls(tokens=limits["budget_tokens"], money=limits["budget_money"], path=path)
+
+    def share(self, among: int, others_tokens: int, others_money: float) -> None:
+        """From now on an equal part of what is left of the limits, for so many processes that do this at once; the others' files held that much."""
+        if self.limit_tokens:
+            self.limit_tokens = max(1, self.spent_tokens + max(0, self.limit_tokens - self.spent_tokens - others_tokens) // among)
+        if self.limit_money:
+            self.limit_money = max(1e-9, self.spent_money + max(0.0, self.limit_money - self.spent_money - others_money) / among)
 
     async def reserve(self, tokens: int, money: float) -> Reservation:
         """Holds back what a try may cost at most, waiting for others to be settled where that can make room.

@@ -74,6 +74,17 @@ class ReplyCache:
         held = self.find(key)
         return reply if held is None else dataclasses.replace(held, cached=False)
 
+    def take_over(self, path: str | pathlib.Path) -> None:
+        """Keeps the replies of another cache, which nobody has open, beside its own."""
+        other = Database(path, what="reply cache", application_id=APPLICATION_ID, tables=(), read_only=True)
+        try:
+            rows = other.execute("SELECT * FROM replies")
+        finally:
+            other.close()
+        with self._database.transaction():
+            for row in rows:
+                self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
     def __len__(self) -> int:
         return self._database.execute("SELECT count(*) FROM replies")[0][0]
 

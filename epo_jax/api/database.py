@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sqlite3
+import time
 import urllib.parse
 from collections.abc import Iterator
 
@@ -72,12 +73,24 @@ class Database:
             raise UserError(f"{self.path} is not a {self._what} but another kind of database: give another file.")
         if read_only:
             return
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._log_ahead()
         self._connection.execute("PRAGMA synchronous=NORMAL")
         with self.transaction():
             self._connection.execute(f"PRAGMA application_id={application_id}")
             for table in tables:
                 self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+
+    def _log_ahead(self) -> None:
+        """Sqlite itself does not wait for another process that makes the same file a log at the same moment."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

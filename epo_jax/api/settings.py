@@ -86,10 +86,10 @@ class ApiSettings:
         return settings
 
     def divided(self, among: int) -> ApiSettings:
-        """What each of so many processes may use, so that together they keep to the run's limits: rates, requests at once, and budget."""
-        least_one = ("concurrency", "requests_per_minute", "tokens_per_minute", "budget_tokens")
+        """What each of so many processes may use, so that together they keep to the run's limits: rates and requests at once (budget: `Budget.share`)."""
+        least_one = ("concurrency", "requests_per_minute", "tokens_per_minute")
         parts: dict[str, Any] = {field: max(1, getattr(self, field) // among) for field in least_one if getattr(self, field)}
-        return dataclasses.replace(self, budget_money=self.budget_money / among, **parts)
+        return dataclasses.replace(self, **parts)
 
     def _check(self, name: str) -> None:
         for field, least in (("max_tokens", 1), ("retries", 0), ("concurrency", 1), ("breaker_failures", 1), ("breaker_max_pauses", 1)):

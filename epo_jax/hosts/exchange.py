@@ -24,6 +24,7 @@ PREFIX = "epo_jax"
 POLL_S = (0.005, 0.25)  # the first wait, and the longest
 
 _numbers = itertools.count()
+while_waiting: Callable[[], None] | None = None  # called again and again while this process waits for the others: stopping.py tells what it was asked
 
 
 def count() -> int:
@@ -50,6 +51,8 @@ def gather(mine: bytes) -> list[bytes]:
     store.key_value_set(f"{PREFIX}/{number}/ready/{index()}", "")
     wait, longest = POLL_S
     while len(store.key_value_dir_get(f"{PREFIX}/{number}/ready/")) < count():  # in short waits, so that signals are heard
+        if while_waiting is not None:
+            while_waiting()
         time.sleep(wait)
         wait = min(2 * wait, longest)
     found = [zlib.decompress(store.key_value_try_get_bytes(f"{PREFIX}/{number}/data/{other}")) for other in range(count())]

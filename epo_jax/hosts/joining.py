@@ -25,7 +25,7 @@ from jax._src import clusters, distributed  # what JAX knows of clusters has no 
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
-from epo_jax.errors import UserError
+from epo_jax.errors import TryAgain, UserError
 from epo_jax.hosts import exchange, watch
 from epo_jax.hosts.stopping import SharedStop
 from epo_jax.interrupt import StopRequest
@@ -39,8 +39,9 @@ HEARTBEAT_S = 50  # jax.distributed's: later than the watch, and still within a 
 def joined(settings: ConfigDict) -> Iterator[StopRequest]:
     """All of a run happens within; yields its request to stop. Joins the other processes, if there are any, before JAX is used at all.
 
-    With several, all leave together; a `UserError` ends this process at once with exit code 2, and any other error with 1, and the others with it.
-    Raises `UserError` where the settings are not possible; where the others do not come within `start_timeout_s`, it says so and ends with 2.
+    With several, all leave together; a `UserError` ends this process at once with its exit code, and any other error with 1, and the others with it.
+    Raises `UserError` where the settings are not possible, `TryAgain` where the others are not found; where they do not come within
+    `start_timeout_s`, it says so and ends with the exit code of `TryAgain`.
     """
     arguments = _arguments(settings)
     if arguments is None:
@@ -57,9 +58,9 @@ def joined(settings: ConfigDict) -> Iterator[StopRequest]:
         _leave(own)
         raise
     except UserError as error:
-        own.tell_end(2, str(error))
+        own.tell_end(error.exit_code, str(error))
         print(f"epo_jax: {error}", file=sys.stderr, flush=True)
-        _end_now(2)
+        _end_now(error.exit_code)
     except BaseException as error:
         # It may be but another process's end, of which the watch has better words: it is waited for, longest where JAX itself was refused.
         time.sleep(watch.SILENCE_S + watch.GRACE_S if isinstance(error, JaxRuntimeError) else 1.0)
@@ -109,7 +110,8 @@ def _initialize(arguments: dict[str, Any], timeout_s: int) -> None:
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=timeout_s + 60, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"the processes of this run cannot find each other ({str(error).strip().splitlines()[0]}).") from error
+        kind = UserError if isinstance(error, ValueError) else TryAgain  # what the cluster says makes no sense, or somebody is not there
+        raise kind(f"the processes of this run cannot find each other ({str(error).strip().splitlines()[0]}).") from error
     finally:
         missed.cancel()
 
@@ -117,7 +119,7 @@ def _initialize(arguments: dict[str, Any], timeout_s: int) -> None:
 def _end_missed(timeout_s: int) -> None:
     sentence = f"the other processes of this run did not come within {timeout_s} s: start one on every host, and see that they reach the first one."
     print(f"epo_jax: {sentence}", file=sys.stderr, flush=True)
-    _end_now(2)
+    _end_now(TryAgain.exit_code)
 
 
 def _leave(own: _OwnWatch) -> None:

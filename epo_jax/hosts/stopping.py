@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 import time
-import types
 
 from jax._src import distributed
 from jax.errors import JaxRuntimeError
@@ -28,10 +28,17 @@ class SharedStop(StopRequest):
         self._looked = 0.0
         super().__init__()
 
+    def __enter__(self) -> SharedStop:
+        exchange.while_waiting = self._tell
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        exchange.while_waiting = None
+        super().__exit__(*error)
+
     @property
     def requested(self) -> bool:
-        if self._here and not self._published:
-            self._publish()
+        self._tell()
         if self._at is None and time.monotonic() - self._looked > LOOK_S:
             self._look()
         return self._here or self._at is not None
@@ -43,8 +50,7 @@ class SharedStop(StopRequest):
     def before_step(self) -> bool:
         """The same answer at every process, which call it in lockstep, once before each optimizer step."""
         self._steps += 1
-        if self._here and not self._published:
-            self._publish()
+        self._tell()
         if self._at is None:
             self._look()
         return self._at is not None and self._steps >= self._at
@@ -52,7 +58,10 @@ class SharedStop(StopRequest):
     def call_off(self) -> None:
         self._here = True
 
-    def _publish(self) -> None:
+    def _tell(self) -> None:
+        """Tells the others what this process was asked. By the main thread, which takes the steps: one that plays meanwhile knows not which is next."""
+        if not self._here or self._published or threading.current_thread() is not threading.main_thread():
+            return
         self._published = True
         try:
             distributed.global_state.client.key_value_set(KEY, str(self._steps + STEPS))
@@ -63,11 +72,6 @@ class SharedStop(StopRequest):
         self._looked = time.monotonic()
         found = _value()
         self._at = None if found is None else int(found)
-
-    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        if self._here:
-            raise KeyboardInterrupt
-        self._here = True
 
 
 def _value() -> str | None:

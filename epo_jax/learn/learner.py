@@ -11,6 +11,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import jax
@@ -93,7 +94,7 @@ class Learner:
         self._reference = self._make_reference(folder, reference or config.learn.kl_reference)
         self._checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, say=say)
         self._traces_before = 0
-        self.position = Position()
+        self.position, self._saved = Position(), None  # `_saved`: the position that the newest checkpoint holds
         params, strategist.params = strategist.params, None  # the first step donates them: nobody else may hold them
         self._lora = lora.from_config(config.model.lora)
         self._frozen, self._base = None, ""  # with LoRA, the model's parameters and their name; else they are the state's
@@ -245,11 +246,14 @@ class Learner:
         if self._lora is not None:
             record["lora"] = dataclasses.asdict(self._lora) | {"base": self._base, "source": self._config.model.source}
         self._checkpoints.begin(self.position.saves, self.state, record)
+        self._saved = deepcopy(self.position)
         if not self._config.checkpoint.background:
             self._checkpoints.settle()
 
     def save_and_stop(self) -> None:
-        self.save()
+        """Where no step was taken since the newest checkpoint it is enough, and nothing is written: a large one takes longer than some notices give."""
+        if self.position != self._saved:
+            self.save()
         self._checkpoints.settle()
         say(f"stopped and saved in {self._checkpoints.folder}: {self.position}. The same command continues.")
         raise Stopped
@@ -260,6 +264,7 @@ class Learner:
         lora.check_base(record, self._base)
         saved = record["position"]
         self.position = Position(**saved | {"best": [Best(**best) for best in saved["best"]]})
+        self._saved = deepcopy(self.position)
         self._keep_best()
         self._prepare()
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from epo_jax.api.budget import Budget
+from epo_jax.api.budget import Budget, spent_in
 from epo_jax.api.client import ApiError, BudgetSpent
 from epo_jax.api.settings import ApiSettings
 from epo_jax.errors import UserError
@@ -26,6 +26,30 @@ def test_it_stops_before_it_is_passed(server, make_client):
     # a call may need one token a byte, 144 for the template, and 50 for the answer: no sooner than that does it stop
     assert client.budget.spent_tokens > 2000 - 150 - (2 + 144 + 50)
     assert "budget_tokens=2000" in str(results[-1])
+
+
+def test_processes_get_equal_parts_of_what_all_starts_have_left(tmp_path):
+    """A limit of 100: 10 and 20 were spent, 5 held back by a process that was killed; of the 65 that are left each of two gets 32."""
+    spent = {"one": 10, "two": 20}
+    for name, tokens in spent.items():
+        budget = Budget(tokens=100, path=tmp_path / name)
+        asyncio.run(budget.reserve(tokens, tokens / 10)).settle(tokens, tokens / 10)
+        if name == "two":
+            asyncio.run(budget.reserve(5, 0.5))
+        budget.close()
+    assert [spent_in(tmp_path / name) for name in spent] == [(10, 1.0), (25, 2.5)]
+    again = Budget(tokens=100, money=5.0, path=tmp_path / "one")
+    again.share(2, 25, 2.5)
+    assert (again.limit_tokens, again.limit_money) == (10 + 32, pytest.approx(1.0 + 0.75))
+    asyncio.run(again.reserve(32, 0.0)).settle(32, 0.0)
+    with pytest.raises(BudgetSpent):
+        asyncio.run(again.reserve(1, 0.0))
+    again.close()
+    over = Budget(tokens=30, path=tmp_path / "one")
+    over.share(2, 25, 0.0)
+    with pytest.raises(BudgetSpent):
+        asyncio.run(over.reserve(1, 0.0))
+    over.close()
 
 
 def test_money(server, make_client):

@@ -47,6 +47,5 @@ def assert_same(state: State, other: State) -> None:
 
 
 def newest_file(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """The largest file of a step: the arrays."""
-    files = [path for path in (folder / f"step_{step:010d}" / "state").rglob("*") if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_size)
+    """The largest file of a step's arrays."""
+    return max((folder / f"step_{step:010d}" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)

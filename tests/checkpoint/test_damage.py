@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 
 from epo_jax import checkpoint, checkpoint_files
-from epo_jax.checkpoint import Checkpoints
+from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.errors import UserError
 from tests.checkpoint.states import abstract, assert_same, make_state, newest_file
 
@@ -27,8 +29,8 @@ def truncate(folder: pathlib.Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-def flip_a_bit(folder: pathlib.Path) -> None:
-    path = newest_file(folder, 2)
+def flip_a_bit(folder: pathlib.Path, step: int = 2) -> None:
+    path = newest_file(folder, step)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -72,18 +74,57 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # what else orbax was reading when it failed
-def test_damage_beyond_the_checksums_is_passed_over_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_files, "CHECKSUM_LIMIT", 0)
-    monkeypatch.setattr(checkpoint_files, "LARGE_FILE", 0)
+def test_damage_beyond_the_checksums_is_passed_over_too(tmp_path):
+    """It was there before the checksums were: they are right, and orbax cannot read it."""
     said: list[str] = []
     checkpoints = Checkpoints(tmp_path, say=said.append)
     for step in (1, 2):
         checkpoints.save(step, make_state(step), {"step": step})
     for path in (tmp_path / "step_0000000002" / "state").rglob("manifest.ocdbt"):
-        path.write_bytes(b"\x00" * path.stat().st_size)  # same size
+        path.write_bytes(b"\x00" * path.stat().st_size)
+    newest = tmp_path / "step_0000000002"
+    (newest / "checkpoint.json").write_bytes(checkpoint_files.contents(newest, {"step": 2}, 2))
+    assert checkpoints.latest() == 2
     state, record = checkpoints.restore(abstract(make_state(0)))
-    assert record == {"step": 1} and "step_0000000002 cannot be read" in said[0]
+    assert record == {"step": 1} and len(said) == 1
+    assert said[0].startswith("The checkpoint") and "step_0000000002 cannot be read" in said[0]
     assert_same(state, make_state(1))
+    with pytest.raises(UserError, match="step_0000000002 cannot be read"):
+        restore_params(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, (1 << 20) - 1, checkpoint_files.BLOCK, 65 << 20, (66 << 20) - 1])
+def test_one_bit_of_a_large_file_is_found(tmp_path, place):
+    """Beside small ones, in its first block and its last. A file of zeros is a hole, which takes no room on the disk."""
+    (tmp_path / "state" / "below").mkdir(parents=True)
+    large, small = tmp_path / "state" / "below" / "large", tmp_path / "state" / "small"
+    large.touch()
+    os.truncate(large, 66 << 20)
+    small.write_bytes(b"small")
+    (tmp_path / "checkpoint.json").write_bytes(checkpoint_files.contents(tmp_path, {}, 1))
+    files = json.loads((tmp_path / "checkpoint.json").read_bytes())["files"]
+    assert files == {"state/below/large": [66 << 20, zlib.crc32(bytes(66 << 20))], "state/small": [5, zlib.crc32(b"small")]}
+    assert checkpoint_files.damage_of(tmp_path) is None
+    with open(large, "r+b") as file:
+        file.seek(place)
+        file.write(b"\x10")
+    assert checkpoint_files.size_damage(tmp_path) is None
+    assert checkpoint_files.damage_of(tmp_path) == "state/below/large was altered"
+
+
+def test_what_was_found_whole_is_read_once_to_be_restored_and_again_the_next_time(tmp_path):
+    said: list[str] = []
+    checkpoints = Checkpoints(tmp_path, say=said.append)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), {"step": step})
+    assert checkpoints.latest() == 2
+    stored = newest_file(tmp_path, 2).parent / "unread"  # nothing that orbax reads: only its checksum is wrong
+    stored.write_bytes(b"one")
+    record = checkpoint_files.contents(tmp_path / "step_0000000002", {"step": 2}, 2)
+    (tmp_path / "step_0000000002" / "checkpoint.json").write_bytes(record)
+    stored.write_bytes(b"two")
+    assert checkpoints.restore(abstract(make_state(0)))[1] == {"step": 2} and said == []
+    assert checkpoints.restore(abstract(make_state(0)))[1] == {"step": 1} and "unread was altered" in said[0]
 
 
 def test_damaged_checkpoints_do_not_push_out_good_ones(tmp_path):
@@ -91,7 +132,30 @@ def test_damaged_checkpoints_do_not_push_out_good_ones(tmp_path):
     checkpoints.save(1, make_state(1), {})
     (tmp_path / "step_0000000005").mkdir()
     checkpoints.save(2, make_state(2), {})
-    assert checkpoints.latest() == 2 and checkpoints.steps() == [2, 5]
+    assert checkpoints.latest() == 2 and checkpoints.steps() == [2]
+
+
+def test_a_run_that_went_back_past_damaged_ones_keeps_what_it_writes_then(tmp_path):
+    """Their sizes are right, so that only reading them shows the damage."""
+    said: list[str] = []
+    before = Checkpoints(tmp_path, keep=2)
+    before.outlasting = [2]
+    for step in (2, 6, 7):
+        before.save(step, make_state(step), {"step": step})
+    for step in (6, 7):
+        flip_a_bit(tmp_path, step)
+    again = Checkpoints(tmp_path, keep=2, say=said.append)
+    assert again.latest() == 2
+    assert again.restore(abstract(make_state(0)))[1] == {"step": 2}
+    again.outlasting = [2]
+    assert again.steps() == [2, 6, 7] and len(said) == 2  # until there is a newer good one
+    for step, left in ((3, [2, 3]), (4, [2, 3, 4]), (5, [2, 4, 5])):
+        again.save(step, make_state(step), {"step": step})
+        assert again.steps() == left
+    assert len(said) == 3 and said[2].endswith("deleted, as it has saved step 3 since: 6, 7.")
+    state, record = Checkpoints(tmp_path).restore(abstract(make_state(0)))
+    assert record == {"step": 5}
+    assert_same(state, make_state(5))
 
 
 def test_nothing_usable_is_told(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from epo_jax import checkpoint
 from epo_jax.checkpoint import Checkpoints, config_differences
 from epo_jax.errors import UserError
-from tests.checkpoint.states import MODEL, abstract, assert_same, make_state
+from tests.checkpoint.states import MODEL, abstract, assert_same, make_state, newest_file
 
 REPOSITORY = pathlib.Path(checkpoint.__file__).resolve().parent.parent
 
@@ -88,21 +89,41 @@ import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 folder, address, number, action = sys.argv[1:]
 jax.distributed.initialize(address, num_processes=2, process_id=int(number))
-from epo_jax.checkpoint import Checkpoints
+from epo_jax.checkpoint import Checkpoints, restore_params
+from epo_jax.errors import UserError
 assert jax.process_count() == 2 and jax.device_count() == 2
 mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
-whole = {"embed": np.arange(64, dtype=np.float32).reshape(16, 4), "count": np.int32(7)}
+whole = {"embed": np.arange(1 << 16, dtype=np.float32).reshape(16, -1), "count": np.int32(7)}
 shardings = {"embed": NamedSharding(mesh, P("fsdp")), "count": NamedSharding(mesh, P())}
+wanted = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=shardings[name]) for name, x in whole.items()}
 if action == "save":
     state = {name: jax.make_array_from_callback(np.shape(x), shardings[name], lambda index, x=x: np.asarray(x)[index]) for name, x in whole.items()}
     checkpoints = Checkpoints(folder, keep=1)
     for step in (1, 2, 3):
         checkpoints.begin(step, state, {"step": step})
     checkpoints.settle()
-else:
-    wanted = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=shardings[name]) for name, x in whole.items()}
+elif action == "restore":
     state, record = Checkpoints(folder).restore(wanted)
     assert record == {"step": 4}
+else:
+    said = []
+    checkpoints = Checkpoints(f"{folder}/of_{number}", say=said.append)  # as this host sees it
+    assert checkpoints.latest() == 4
+    state, record = checkpoints.restore(wanted)
+    assert record == {"step": 1}, record
+    for sentence, step in zip(said, (4, 3, 2), strict=True):
+        print(sentence)
+        assert sentence.startswith("Process 1 of 2: the checkpoint") and f"step_000000000{step} cannot be read (" in sentence, said
+        assert sentence.endswith("): the one before it is tried."), said
+    for attempt in (lambda: checkpoints.restore(wanted, step=2), lambda: restore_params(f"{folder}/of_{number}", 4, name="embed")):
+        try:
+            attempt()
+            raise SystemExit("restored")
+        except UserError as error:
+            print(error)
+    shared = Checkpoints(f"{folder}/shared")  # orbax still counts its doings alike at both, or this would wait for minutes
+    shared.save(1, state, {"step": 1})
+    state, _ = shared.restore(wanted)
 for name, array in state.items():
     for shard in array.addressable_shards:
         np.testing.assert_array_equal(np.asarray(shard.data), np.asarray(whole[name])[shard.index])
@@ -111,7 +132,8 @@ print("equal")
 """
 
 
-def two_processes(folder: pathlib.Path, action: str) -> None:
+def two_processes(folder: pathlib.Path, action: str) -> list[str]:
+    """What each of them said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -120,9 +142,16 @@ def two_processes(folder: pathlib.Path, action: str) -> None:
     members = [
         subprocess.Popen([*command, number, action], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for number in "01"
     ]
-    for member in members:
-        out, trouble = member.communicate(timeout=120)
-        assert member.returncode == 0 and "equal" in out, trouble[-3000:]
+    said = []
+    try:
+        for member in members:
+            out, trouble = member.communicate(timeout=120)
+            assert member.returncode == 0 and "equal" in out, trouble[-3000:]
+            said.append(out)
+    finally:
+        for member in members:  # where one failed, the other may wait for it
+            member.kill()
+    return said
 
 
 def test_restores_onto_another_number_of_processes(tmp_path):
@@ -130,8 +159,23 @@ def test_restores_onto_another_number_of_processes(tmp_path):
     two_processes(tmp_path, "save")
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [3]
-    state, record = checkpoints.restore({"embed": jnp.zeros((16, 4)), "count": jnp.int32(0)})
+    state, record = checkpoints.restore({"embed": jnp.zeros((16, 4096)), "count": jnp.int32(0)})
     assert record == {"step": 3} and int(state["count"]) == 7
-    np.testing.assert_array_equal(state["embed"], np.arange(64, dtype=np.float32).reshape(16, 4))
+    np.testing.assert_array_equal(state["embed"], np.arange(1 << 16, dtype=np.float32).reshape(16, -1))
     checkpoints.save(4, state, {"step": 4})
     two_processes(tmp_path, "restore")
+
+
+def test_what_one_process_cannot_read_none_takes(tmp_path):
+    """The second process sees no step 4 (its listing is old), a step 3 without its largest array and a step 2 that does not say what it holds; the
+    first one sees all of them whole. Both come out with step 1, and save together again."""
+    one, other = tmp_path / "of_0", tmp_path / "of_1"
+    for step in (1, 2, 3, 4):  # the arrays of step 1 are those that the processes compare with
+        embed = jnp.arange(1 << 16, dtype=jnp.float32).reshape(16, -1) * step
+        Checkpoints(one, keep=9).save(step, {"embed": embed, "count": jnp.int32(7)}, {"step": step})
+    shutil.copytree(one, other)
+    shutil.rmtree(other / "step_0000000004")
+    newest_file(other, 3).unlink()
+    (other / "step_0000000002" / "state" / "state" / "_METADATA").write_text("torn")
+    for said in two_processes(tmp_path, "restore what each sees"):
+        assert "no usable checkpoint" in said and "process 1 of 2: the checkpoint" in said and "step_0000000004 cannot be read (" in said, said

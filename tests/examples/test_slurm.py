@@ -17,7 +17,7 @@ def slurm(tmp_path):
     """run(code, *flags, **environment): the script in a clone whose training ends with this exit code -> what it did, and the calls."""
     commands = tmp_path / "bin"
     for path, text in {
-        commands / "srun": 'printf "srun"; printf " [%s]" "$@"; echo; exit "$CODE"',
+        commands / "srun": 'printf "srun"; printf " [%s]" "$@"; echo; echo "cores ${SRUN_CPUS_PER_TASK-as srun says}" >&2; exit "$CODE"',
         commands / "scontrol": 'printf "scontrol"; printf " [%s]" "$@"; echo',
         tmp_path / "clone" / ".venv" / "bin" / "python": "exit 0",
     }.items():
@@ -40,8 +40,14 @@ def test_one_command_for_all_processes(slurm) -> None:
     ]
 
 
-@pytest.mark.parametrize(("code", "queued"), [(130, True), (0, False), (1, False), (2, False)])
-def test_only_what_was_asked_to_stop_goes_back_into_the_queue(slurm, code, queued) -> None:
+def test_a_task_gets_the_cores_that_the_job_asked_for(slurm) -> None:
+    """Since Slurm 22.05 srun reads SRUN_CPUS_PER_TASK alone; without --cpus-per-task the job has neither."""
+    assert slurm(0, "--config=x", SLURM_CPUS_PER_TASK="8").stderr == "cores 8\n"
+    assert slurm(0, "--config=x").stderr == "cores as srun says\n"
+
+
+@pytest.mark.parametrize(("code", "queued"), [(130, True), (75, True), (0, False), (1, False), (2, False)])
+def test_only_what_was_asked_to_stop_or_missed_others_goes_back_into_the_queue(slurm, code, queued) -> None:
     done = slurm(code, "--config=x")
     assert done.returncode == code
     assert ("scontrol [requeue] [17]" in done.stdout) == queued

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs.defaults import get_defaults
-from epo_jax import command_line
+from epo_jax import command_line, run_folder
 from epo_jax.errors import UserError
 from epo_jax.hosts import exchange
 from epo_jax.hosts.joining import joined
@@ -106,6 +108,50 @@ def stop_together(stop) -> None:
         steps += 1
     tell({"steps": steps, "requested": stop.requested})
     sys.exit(130)
+
+
+def wait_and_be_asked(stop) -> None:
+    """One process has played its share, waits for the other, and is asked to stop there: the other, in the middle of its own, hears of it."""
+    if exchange.index() == 1:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    else:
+        deadline = time.monotonic() + 60
+        while not stop.requested and time.monotonic() < deadline:
+            time.sleep(0.01)
+    tell({"requested": exchange.gather_json(stop.requested)})
+    sys.exit(130)
+
+
+def ask_while_stepping(stop) -> None:
+    """A thread that plays ahead is the one that is asked; every process says before which step it stops, and whether the thread told by itself."""
+    stop.before_step()
+    if exchange.index() == 1:
+        stop.call_off()
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            assert threads.submit(lambda: stop.requested).result() and not stop._published
+    exchange.meet()
+    steps = 1
+    while not stop.before_step():
+        exchange.meet()
+        steps += 1
+    tell({"steps": steps})
+    sys.exit(130)
+
+
+def share_no_folder(stop) -> None:
+    """Each process has another folder at the run's path, as where a disk is each machine's own."""
+    run_folder.SEEN_WITHIN_S = 0.5
+    config = get_defaults()
+    for name in ("shared", f"own_{exchange.index()}"):
+        os.makedirs(os.path.join(OUTPUT.value, name), exist_ok=True)
+        os.chdir(os.path.join(OUTPUT.value, name))
+        config.workdir = "run"
+        try:
+            run_folder.RunFolder.open(config)
+            tell({name.partition("_")[0]: "opened"})
+        except UserError as error:
+            tell({name.partition("_")[0]: str(error)})
 
 
 if __name__ == "__main__":

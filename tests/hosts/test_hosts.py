@@ -107,11 +107,33 @@ def test_a_request_to_stop_that_one_process_gets_stops_all_before_the_same_step(
         assert stopped[0] == stopped[1] == stopped[2] and stopped[0][0]["requested"]
 
 
+def test_a_process_that_is_asked_to_stop_while_it_waits_tells_the_others():
+    with members(2, "wait_and_be_asked") as processes:
+        assert processes.wait(SECONDS) == [130, 130], processes.output(0)
+        assert all(told(processes, index)[0]["requested"][0] for index in range(2))
+
+
+@pytest.mark.slow
+def test_who_plays_ahead_leaves_it_to_the_thread_that_steps_to_say_when_to_stop():
+    with members(2, "ask_while_stepping") as processes:
+        assert processes.wait(SECONDS) == [130, 130], processes.output(0) + processes.output(1)
+        assert told(processes, 0) == told(processes, 1)
+
+
+def test_a_folder_that_is_not_shared_is_told_at_the_start(tmp_path):
+    with members(2, "share_no_folder", f"--output={tmp_path}") as processes:
+        assert processes.wait(SECONDS) == [0, 0], processes.output(0) + processes.output(1)
+        for index in range(2):
+            shared, own = told(processes, index)
+            assert shared == {"shared": "opened"} and own["own"].startswith("process 1 of 2: the run folder run is not shared")
+    assert not list(tmp_path.rglob(".shared"))
+
+
 @pytest.mark.slow
 def test_processes_that_do_not_come_are_missed():
     with started(1, 1, "tests.hosts.member", "--task=exchanges", "--config.distributed.coordinator=127.0.0.1:1",
                  "--config.distributed.processes=2", "--config.distributed.process=1", "--config.distributed.start_timeout_s=3") as processes:  # fmt: skip
-        assert processes.wait(SECONDS) == [2], processes.output(0)
+        assert processes.wait(SECONDS) == [75], processes.output(0)  # which a person need not mend
         assert "the other processes of this run did not come within 3 s" in processes.output(0)
 
 

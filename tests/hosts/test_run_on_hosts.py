@@ -123,6 +123,11 @@ def test_stepagent_of_two_processes_is_that_of_one(tmp_path, preset):
     same_run(finished(tmp_path / "two", 2, **options), finished(tmp_path / "one", 1, **options), files)
 
 
+def test_two_processes_that_play_ahead_make_the_run_of_one(tmp_path):
+    ahead = {"async_rounds": 1, "learn.clip_low": 0.2, "learn.clip_high": 0.2}
+    same_run(finished(tmp_path / "two", 2, **ahead), finished(tmp_path / "one", 1, **ahead))
+
+
 def test_a_judge_that_is_down_for_one_process_masks_what_that_process_has(tmp_path):
     api = {"judge": "openai", "rounds": 1, "judge_api.retries": 0, "judge_api.breaker_failures": 1000, "api.cache": "none", "learn.rows": 4}
     with FaultyModel(0.0) as up:

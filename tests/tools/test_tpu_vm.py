@@ -24,7 +24,7 @@ SCRIPTS = [*sorted((REPOSITORY / "tools").glob("*.sh")), *sorted((REPOSITORY / "
 WHERE = ("--name=epo", "--zone=us-east5-a")
 CONFIG = "--config=configs/alfshop.py:llama3_8b"
 
-# In the place of a host's Python. `end`, `fail` and `mistake` end with 0, 1 and 2; `wait` runs until it is told to end, and so saves;
+# In the place of a host's Python. `end`, `fail`, `mistake` and `missed` end with 0, 1, 2 and 75; `wait` runs until it is told to end, and so saves;
 # `preempted` has its TPU taken away while it runs.
 TRAINING = """#!/usr/bin/env bash
 [[ "$*" != *"-m pip"* ]] || exit 0
@@ -37,6 +37,7 @@ case "$play" in
 end) exit 0 ;;
 fail) exit 1 ;;
 mistake) echo "epo_jax: no such field."; exit 2 ;;
+missed) echo "epo_jax: the other processes did not come."; exit 75 ;;
 preempted) echo SUSPENDED >"$FAKE_CLOUD/queue" ;;
 vanished) echo PREEMPTED >"$FAKE_CLOUD/node" ;;
 interrupted) exit 130 ;;
@@ -186,6 +187,15 @@ def test_a_mistake_is_not_tried_again(cloud) -> None:
     assert "epo_jax: no such field." in cloud("resume", *resume, code=2)
     assert (cloud.home() / "starts").read_text().count("start") == 1
     cloud("resume", *resume)  # with what was wrong mended
+
+
+def test_processes_that_did_not_come_are_awaited_again_and_not_counted(cloud) -> None:
+    """On one host the training misses the other's, on the other it still waits; and that happens more often than failures are allowed to."""
+    cloud.plays("missed missed missed end")
+    resume = ("--type=v5p-8", "--run=gs://bucket/run", "--until_done", "--poll=0", "--failures=1", "--", CONFIG)
+    said = cloud("resume", *resume)
+    assert "interrupted" in said and "mistake" not in said and said.splitlines()[-1].endswith("done")
+    assert (cloud.home() / "starts").read_text().count("start") == 4
 
 
 def test_what_somebody_stopped_stays_stopped(cloud) -> None:
