@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -11,6 +14,24 @@ from epo_jax.learn import choices, critic
 from epo_jax.mesh import check_rows
 from epo_jax.reward import credit
 from epo_jax.reward.group_credit import GROUP_ESTIMATORS
+
+
+# The least that each of these may be.
+COUNTS = {
+    "rounds": 0, "rollout.episodes": 1, "rollout.slots": 1, "rollout.max_context": 2, "rollout.max_strategy_tokens": 1, "rollout.decode_chunk": 1,
+    "evaluate.tasks": 0, "evaluate.every": 1, "warm_start.episodes": 0, "warm_start.rows": 1, "warm_start.accumulation": 1, "learn.rows": 1, "learn.accumulation": 1,
+    "learn.epochs": 1, "checkpoint.keep": 1, "checkpoint.keep_every": 0, "checkpoint.every_steps": 0, "checkpoint.keep_best": 0,
+}  # fmt: skip
+RATES = ("learn.learning_rate", "warm_start.learning_rate", "critic.learning_rate", "stepagent.discriminator.learning_rate")
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Raises `UserError` with every number that cannot be, whatever the others are."""
+    values = {name: functools.reduce(lambda section, part: section[part], name.split("."), config) for name in (*COUNTS, *RATES)}
+    wrong = [f"{name} is {values[name]}: give {least} or more" for name, least in COUNTS.items() if not values[name] >= least]
+    wrong += [f"{name} is {values[name]}: give a number that is not negative" for name in RATES if not 0 <= values[name] < math.inf]
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}.", tuple(wrong))
 
 
 def check_learning(config: ConfigDict, mesh: Mesh) -> None:
@@ -38,6 +59,7 @@ def check_learning(config: ConfigDict, mesh: Mesh) -> None:
 
 def check_every_run(config: ConfigDict, mesh: Mesh) -> None:
     """What self-play and StepAgent have in common. Raises `UserError`."""
+    check_numbers(config)
     for name in ("learn", "warm_start") if config.warm_start.episodes else ("learn",):
         check_rows(f"{name}.rows", config[name].rows, mesh)
     if config.learn.overlong != "drop":
@@ -49,6 +71,4 @@ def check_every_run(config: ConfigDict, mesh: Mesh) -> None:
             raise UserError(f"credit.{name} is {config.credit[name]}: give a number from 0 to 1.")
     if config.rollout.workers < 0:
         raise UserError(f"rollout.workers is {config.rollout.workers}: give the number of processes that run environments, or 0 for none.")
-    if config.evaluate.every < 1:
-        raise UserError(f"evaluate.every is {config.evaluate.every}: give a number of rounds; with one above `rounds` only the first and the last are.")
     check_buckets(config.learn.length_buckets, config.learn.max_length)

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from envs.sotopia.environment import REAL
 from epo_jax import forecast, memory_plan, partners, recorded, run_folder, self_play, strategist as strategists
 from epo_jax.batch import check_buckets
+from epo_jax.check_learning import check_numbers
 from epo_jax.errors import UserError
 from epo_jax.forecast import Calls, Shape
 from epo_jax.hosts.arrays import own_mesh
@@ -65,6 +66,16 @@ class DryRun:
     def everything(self) -> int:
         """All checks, told as they are made; the exit code."""
         say("dry run: nothing is written")
+        self._try(lambda: check_numbers(self._config))
+        if not self.problems:  # else what follows would count with them
+            self._look()
+        for number, problem in enumerate(self.problems, 1):
+            say(f"problem {number}: {problem.rstrip('.')}.")
+        found = len(self.problems)
+        say("no problem was found" if not found else "1 problem was found" if found == 1 else f"{found} problems were found")
+        return 2 if self.problems else 0
+
+    def _look(self) -> None:
         self._folder()
         self._weights()
         if self._recorded or (self._stepagent and self._config.data):
@@ -77,11 +88,6 @@ class DryRun:
         self._memory()
         self._rounds()
         self._disk()
-        for number, problem in enumerate(self.problems, 1):
-            say(f"problem {number}: {problem.rstrip('.')}.")
-        found = len(self.problems)
-        say("no problem was found" if not found else "1 problem was found" if found == 1 else f"{found} problems were found")
-        return 2 if self.problems else 0
 
     def _try(self, check: Callable[[], Any]) -> Any:
         """What `check` returns; None where it raises `UserError`, whose sentences are kept."""

@@ -25,6 +25,10 @@ class TryAgain(UserError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h, for what starts a run again by itself
 
 
+class NotFinite(UserError, FloatingPointError):
+    """Weights, a loss or logits that are no finite numbers: nothing that follows from them is kept."""
+
+
 def all_or_what_is_missing(*makers: Callable[[], Any]) -> list[Any]:
     """What each of `makers` returns. Raises one `UserError` that names everything that is missing, each thing once."""
     made, missing = [], []

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from epo_jax import compilation, recorded, strategist as strategists
 from epo_jax.batch import BatchCounts, TrajectoryBatch, make_batches
+from epo_jax.check_learning import check_numbers
 from epo_jax.errors import UserError
 from epo_jax.hosts import exchange
 from epo_jax.hosts.unwritten import Unwritten
@@ -38,6 +39,7 @@ class OfflineRun:
     def __init__(self, config: ConfigDict, stop: StopRequest) -> None:
         self.config, learn = config, config.learn
         self.mesh = strategists.make_run_mesh(config)
+        check_numbers(config)
         check_rows("learn.rows", learn.rows, self.mesh)
         choices.check(learn, recorded=True)
         wandb_run.check(config)

@@ -141,6 +141,17 @@ def unbroken_engine(run):
     return run.playing.make_engine()
 
 
+def test_a_run_that_diverges_says_so_and_keeps_the_weights_from_before(tmp_path):
+    """A weight in the loss at which the first step overflows."""
+    changes = {"learn.entropy_weight": 3e38, "warm_start.episodes": 0, "evaluate.tasks": 1}
+    run = Run(tiny(tmp_path / "run", **changes), StopRequest())
+    with pytest.raises(UserError, match="learning has diverged. The newest checkpoint in .* is from before"):
+        run.everything()
+    _, params, record = restore_params(run.folder.checkpoints)
+    assert record["position"]["steps_before"] == 0 and all(np.isfinite(array).all() for array in jax.tree.leaves(params))
+    assert not run.folder.export.exists()
+
+
 @pytest.mark.slow
 def test_stopped_in_every_phase_it_continues_to_the_same_parameters(unbroken, tmp_path):
     """Stopped again and again, each time after a few more looks, against the unbroken run, bit for bit."""

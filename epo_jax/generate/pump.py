@@ -17,6 +17,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from epo_jax.errors import NotFinite
 from epo_jax.generate.batches import Shapes
 from epo_jax.generate.device import Device
 from epo_jax.generate.sampling import Sampled
@@ -167,7 +168,10 @@ class Pump:
     def accept(self, request: Request, sampled: np.ndarray, logprobs: np.ndarray) -> None:
         """Adds sampled tokens to a request and answers it when it has come to its end."""
         if not np.isfinite(logprobs).all():
-            raise FloatingPointError("the model's logits are not finite numbers: its weights are damaged or training has diverged")
+            raise NotFinite(
+                "the model's logits are not finite numbers: its weights are damaged, or training has diverged. Of a run, remove the newest checkpoints "
+                "to go back, and give another one a smaller learn.learning_rate."
+            )
         new, new_logprobs = sampled.tolist(), logprobs.tolist()
         request.tokens += new
         request.logprobs += new_logprobs

@@ -39,8 +39,6 @@ def check(learn: ConfigDict, *, recorded: bool = False) -> None:
             raise UserError(f"learn.{name} is {learn[name]}: give 0 (off) or more.")
     if learn.clip_low >= 1:
         raise UserError(f"learn.clip_low is {learn.clip_low}: give less than 1, as no probability ratio is below 0.")
-    if learn.epochs < 1:
-        raise UserError(f"learn.epochs is {learn.epochs}: give at least 1.")
     clips = learn.clip_low > 0 or learn.clip_high > 0
     if clips and learn.importance_cap:
         raise UserError("learn.clip_low/clip_high and learn.importance_cap correct the same ratio: set one of the two to 0.")

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from epo_jax.batch import TrajectoryBatch
 from epo_jax.checkpoint import Checkpoints, restore_params
+from epo_jax.errors import NotFinite
 from epo_jax.interrupt import Stopped, StopRequest
 from epo_jax.learn.choices import objective_of
 from epo_jax.learn.losses import Loss, reinforce_loss
@@ -124,7 +125,7 @@ class Learner:
         while ahead is not None:
             if self._stop.before_step():
                 if late is not None:  # the step is saved, so it will not be taken again: its metrics are due now
-                    yield _on_host(*late)
+                    yield self._on_host(*late)
                 self.save_and_stop()
             placed, known = ahead
             if self._reference is not None and self.position.phase == "rounds":
@@ -134,18 +135,28 @@ class Learner:
             ahead = self._next_batch(batches) if self.position.steps < total else None  # made while the device works
             known["optimizer_step"] = self.position.steps_before + self.position.steps
             if late is not None:
-                yield _on_host(*late)
+                yield self._on_host(*late)
             late = metrics, known
             on_step(known["read_tokens"])
             if every and self.position.steps % every == 0 and self.position.steps < total:
                 self.save()  # the next step goes on while it is written
         if late is not None:
-            yield _on_host(*late)
+            yield self._on_host(*late)
 
     def _next_batch(self, batches: Iterator[TrajectoryBatch]) -> tuple[Placed, dict[str, float]]:
         """The next batch on its way to the devices, and what is known of it."""
         batch = next(batches)
         return self._step.put(batch), {"read_tokens": float(np.count_nonzero(batch.segment_ids))}
+
+    def _on_host(self, metrics: dict[str, jax.Array], known: dict[str, float]) -> dict[str, float]:
+        """A step's metrics as numbers. Raises `NotFinite` where the step could not be taken: it has changed nothing, and nothing more is saved."""
+        found = {name: float(value) for name, value in jax.device_get(metrics).items()} | known
+        if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
+            raise NotFinite(
+                f"optimizer step {known['optimizer_step']:.0f} has the loss {found['loss']} and a gradient of norm {found['grad_norm']}: learning has diverged. "
+                f"The newest checkpoint in {self._checkpoints.folder} is from before; give another run a smaller learn.learning_rate."
+            )
+        return found
 
     def begin_rounds(self) -> None:
         """The warm start is over: a fresh optimizer for the rounds."""
@@ -309,7 +320,3 @@ def plain_params(model: LlamaConfig, adapted: lora.Lora | None, dtype: Any, mesh
         return jax.tree.map(lambda x: x.astype(dtype), whole)
 
     return jax.jit(plain, out_shardings=None if mesh is None else param_shardings(model, mesh))
-
-
-def _on_host(metrics: dict[str, jax.Array], known: dict[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in jax.device_get(metrics).items()} | known

@@ -8,6 +8,7 @@ Shapes: A accumulation, B rows, T time, D model.
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from epo_jax.checkpoint import Checkpoints
+from epo_jax.errors import NotFinite
 from epo_jax.hosts import arrays
 from epo_jax.learn.step import accumulated_sharding, dtype_of
 from epo_jax.mesh import param_shardings
@@ -98,9 +100,12 @@ class ScalarModel:
         return arrays.on_host(self._score(self.params, trunk, self._placed(batch)))
 
     def update(self, batch: ScalarBatch, trunk: Any | None = None) -> dict[str, float]:
-        """One step on the weighted mean of the loss; {"loss", "grad_norm"}, before it."""
+        """One step on the weighted mean of the loss; {"loss", "grad_norm"}, before it. Raises `NotFinite` where they are no finite numbers."""
         self.params, self.opt_state, metrics = self._update(self.params, self.opt_state, trunk, self._placed(batch))
-        return {name: float(value) for name, value in jax.device_get(metrics).items()}
+        found = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not all(map(math.isfinite, found.values())):
+            raise NotFinite(f"what learns in {self._checkpoints.folder} has diverged (loss {found['loss']}): give another run a smaller learning rate of it.")
+        return found
 
     def save(self, number: int) -> None:
         """Keeps everything that learning changes, under this number."""

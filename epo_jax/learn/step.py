@@ -171,7 +171,7 @@ def make_step(
     model's, on their devices. On a mesh B must be a multiple of data * fsdp. Metrics are float32 scalars that stay on the device (reading one
     waits for the step): those of `losses.policy_metrics`, and
       loss       the objective, a mean over trajectories
-      grad_norm  global norm of the gradient before clipping
+      grad_norm  global norm of the gradient before clipping; where it is not finite the state stays as it was
       trajectories
     """
     compute_dtype = dtype_of(compute_dtype)
@@ -216,13 +216,15 @@ def make_step(
         )
 
     def finish(state: TrainState, sums: Sums, batch: TrajectoryBatch) -> tuple[TrainState, losses.Metrics]:
+        norm = global_norm(sums.gradient)
         updates, opt_state = optimizer.update(sums.gradient, state.opt_state, state.params)
         metrics = losses.policy_metrics(batch, sums.logprobs, sums.entropies) | {
             "loss": sums.loss,
-            "grad_norm": global_norm(sums.gradient),
+            "grad_norm": norm,
             "trajectories": trajectories_of(batch),
         }
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+        taken = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        return jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(norm), new, old), taken, state), metrics
 
     if mesh is None:
         return Step(

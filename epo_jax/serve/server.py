@@ -104,7 +104,7 @@ class Server:
             prompt = self._strategist.conversation.start([{"role": "user", "content": "Hello."}])
             await self.engine.generate(session, prompt, Sampling(max_new_tokens=1))
         except FloatingPointError as error:
-            raise UserError(f"{self.model_name} cannot be served: {error}.") from error
+            raise UserError(f"{self.model_name} cannot be served: {error}") from error
         finally:
             self.engine.close(session)
 

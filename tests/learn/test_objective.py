@@ -255,7 +255,6 @@ def test_an_end_of_turn_that_was_not_sampled_is_not_trained_on() -> None:
         ({"kl_reference": "start"}, "learn.kl_weight is 0"),
         ({"clip_low": 0.2, "importance_cap": 2.0}, "same ratio"),
         ({"clip_low": 1.0, "clip_high": 0.2}, "less than 1"),
-        ({"epochs": 0}, "at least 1"),
         ({"importance_cap": -1.0}, "importance_cap is -1.0"),
     ],
 )

@@ -159,6 +159,19 @@ def test_packing_gives_the_same_step() -> None:
     assert metrics["trajectories"] == 7 and metrics["grad_norm"] > 0.1
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    """NaN at one token of the batch: parameters, moments and step stay, and the norm says so; the same step without it is taken."""
+    batch, optimizer = batch_of([1.0, -1.0], rows=2), optax.adam(1e-3)
+    step = make_step(CONFIG, optimizer)
+    before = jax.tree.map(np.asarray, new_state(optimizer))
+    spoiled = np.where(batch.loss_weights == batch.loss_weights.max(), np.nan, batch.loss_weights)
+    after, metrics = step(new_state(optimizer), batch._replace(loss_weights=spoiled))
+    assert not np.isfinite(metrics["grad_norm"])
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, after), before)
+    taken, metrics = step(after, batch)
+    assert np.isfinite(metrics["grad_norm"]) and int(taken.step) == 1
+
+
 def test_remat_changes_nothing(plain) -> None:
     """"full" also adds the layers' gradients in place: here over three passes."""
     assert_close(run(batch_of(ADVANTAGES, rows=3, accumulation=3), remat="full")[0], plain[0], atol=1e-5)
