@@ -3,20 +3,22 @@
     python -m epo_jax.train --config=configs/stepagent.py:implicit    pairs: the expert's action is to gain on the policy's own
     python -m epo_jax.train --config=configs/stepagent.py:inverse     a discriminator's step rewards, with PPO
 
-The mini model was made to advise, so a first stage clones 512 of the experts' trajectories, action by action. That leaves room: of 100 held-out
-households the clone won 6, and in the shop it met 1 of 100 goals, at a mean reward of 0.29; the experts themselves win nearly all. Then come ten
-cycles (inverse: eight) of inspection and reflection on 128 trajectories each that were not cloned, and the held-out tasks again. The two commands
-(8 and 13 minutes of processor time), with the paired difference and its 95 % interval:
+The mini model was made to advise, so a first stage clones 512 of the experts' trajectories, action by action. That leaves room: the clone wins 2 to 6
+of 100 held-out households and meets 1 to 9 of 100 goals in the shop; the experts themselves win nearly all. Then come ten cycles (inverse: eight)
+of inspection and reflection on 128 trajectories each that were not cloned, and the held-out tasks again. The commands (8 and 13 minutes of
+processor time) with the paired difference and its 95 % interval:
 
-                households won             goals met              mean reward in the shop
-    implicit    22 of 100, +16 [+9, +24]   4 of 100, +3 [-1, +8]  0.35, +0.06 [-0.02, +0.13]
-    inverse     18 of 100, +12 [+5, +19]   5 of 100, +4 [ 0, +9]  0.27, -0.02 [-0.10, +0.06]
+                        households won             goals met              mean reward in the shop
+    implicit, seed 0    22 of 100, +16 [+9, +24]   4 of 100, +3 [-1, +8]  0.35, +0.06 [-0.02, +0.13]
+              seed 1    13 of 100, +11 [+5, +18]   6 of 100, -3 [-9, +3]  0.29, -0.04 [-0.13, +0.05]
+              seed 2    22 of 100, +19 [+11, +27]  8 of 100, +1 [-4, +6]  0.33, -0.00 [-0.08, +0.09]
+    inverse, seed 0     18 of 100, +12 [+5, +20]   5 of 100, +4 [ 0, +9]  0.27, -0.02 [-0.10, +0.05]
 
-That is not reflection's doing. The presets hold up the expert's actions by their own log-probability too (stepagent.clone_weight), and on other
-trajectories, from the same clone, this alone came as far: 21 households and 9 goals without reflection (stepagent.beta=0), 20 and 8 with it, 18 and
-6 with beta=1; for inverse, 18 and 4 with a discriminator that never learns (stepagent.discriminator.steps=0), 19 and 1 with one that does. Of actions
-that it had not learned from, the discriminator told apart 46 to 53 % (the mean of both kinds): no more than chance. docs/learning.md has three
-seeds of a smaller budget. So for so small a clone an expert's action says more than the comparison with its own mistakes; of larger ones this says nothing.
+So households are learned, and the shop is not. And it is not reflection's doing: the presets hold up the expert's actions by their own log-probability
+too (stepagent.clone_weight), and without reflection (stepagent.beta=0) this alone comes as far or further: in docs/learning.md, on three seeds of a smaller
+budget, from 5 to 15 % of the households, with reflection to 10 and 11 %. Of actions that it had not learned from, the discriminator told apart 46 to 53 %
+(the mean of both kinds): no more than chance. For so small a clone an expert's action says more than the comparison with its own mistakes; of
+larger ones this says nothing.
 
 Experts are the environments' own, which decide on what they have seen alone, or with --config.data=FILE recorded conversations in the published
 format whose replies are the agent's. --config.environments.alfworld.prompt=act (and webshop) has a thought before each action, as models with some
