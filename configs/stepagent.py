@@ -16,7 +16,7 @@ processor time) with the paired difference and its 95 % interval:
 
 So households are learned, and the shop is not. And it is not reflection's doing: the presets hold up the expert's actions by their own log-probability
 too (stepagent.clone_weight), and without reflection (stepagent.beta=0) this alone comes as far or further: in docs/learning.md, on three seeds of a smaller
-budget, from 5 to 15 % of the households, with reflection to 10 and 11 %. Of actions that it had not learned from, the discriminator told apart 46 to 53 %
+budget, from 5 to 15 % of the households, with reflection to 10 and 11 %. Of actions that it had not learned from, the discriminator told apart 48 to 52 %
 (the mean of both kinds): no more than chance. For so small a clone an expert's action says more than the comparison with its own mistakes; of
 larger ones this says nothing.
 

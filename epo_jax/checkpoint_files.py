@@ -126,6 +126,8 @@ def why_not_written(error: BaseException) -> str | None:
             return "the disk is full, make room"
         if re.search(r"no space left|disk quota exceeded|file too large", str(current), re.IGNORECASE):
             return "the disk is full, make room"
+        if isinstance(current, TimeoutError):  # an OSError too, and without words of its own
+            return "the processes of the run, or the file system, took too long; see that all of them share this folder, and try the same command again"
         if isinstance(current, OSError):
             return f"{current.strerror or current}, choose another folder or mend its permissions"
         waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]

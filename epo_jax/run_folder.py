@@ -109,6 +109,8 @@ def _prepare(config: ConfigDict) -> bool:
             for name in ("trajectories", "evaluation"):
                 (path / name).mkdir(parents=True, exist_ok=True)
             write_whole(path / "config.json", json.dumps(flatten(config.to_dict()), indent=1, sort_keys=True))
+        for scratch in path.glob("*/.*.partial"):  # of a start that was killed while it wrote a file of episodes
+            scratch.unlink()
         with open(path / "provenance.jsonl", "a") as file:
             file.write(json.dumps(provenance(config)) + "\n")
     except OSError as error:

@@ -25,6 +25,14 @@ def test_same_configuration_continues(tmp_path):
     assert len((tmp_path / "run" / "provenance.jsonl").read_text().splitlines()) == 2
 
 
+def test_what_a_killed_start_was_writing_is_swept_away(tmp_path):
+    run = RunFolder.open(_config(tmp_path / "run"))
+    scratch, whole = run.path / "trajectories" / ".round_000.jsonl.123.partial", run.trajectories(0)
+    scratch.write_text('{"half'), whole.write_text("")
+    RunFolder.open(_config(tmp_path / "run"))
+    assert not scratch.exists() and whole.exists()
+
+
 def test_another_configuration_is_refused_and_named(tmp_path):
     RunFolder.open(_config(tmp_path / "run"))
     before = (tmp_path / "run" / "config.json").read_bytes()

@@ -12,6 +12,7 @@ import pytest
 
 from epo_jax import checkpoint
 from epo_jax.checkpoint import Checkpoints
+from epo_jax.checkpoint_files import why_not_written
 from epo_jax.errors import UserError
 from tests.checkpoint.states import abstract, assert_same, make_state
 
@@ -100,6 +101,11 @@ c.save(2, make_state(2), {})  # the run goes on when there is room
 assert_same(Checkpoints(folder).restore(abstract(make_state(0)))[0], make_state(2))
 print("and went on")
 """
+
+
+def test_what_takes_too_long_is_no_fault_of_permissions():
+    """A TimeoutError is an OSError without words; orbax raises it where a process of the run does not come to write."""
+    assert "took too long" in why_not_written(TimeoutError()) and why_not_written(ValueError("a bug")) is None
 
 
 def test_a_disk_that_is_really_full(tmp_path):
