@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -46,12 +47,17 @@ def config_value(holder: flags.FlagHolder):
 def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
-    except AttributeError as error:  # ml_collections: an override names no field of the config
+    except (AttributeError, KeyError) as error:  # ml_collections: an override names no field of the config, or no section
+        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
+            raise  # a mistake in the file itself, which its own lines tell best
         words = " ".join(str(error).replace("'\\'", "'").replace("\\'", "'").replace("\\n", " ").split())
         words = words.replace("' Did you mean", ". Did you mean")
         _fail(f"no such field in the configuration: {words.strip(chr(39) + chr(34))}")
     except (flags.Error, ValueError, TypeError) as error:
-        _fail(" ".join(str(error).split()))
+        told, _, raised = str(error).partition("Error whilst parsing config file:")
+        if raised.strip():  # a config file's own error: what it came to is the last line
+            told += raised.strip().splitlines()[-1].removeprefix("ValueError: ")
+        _fail(" ".join(told.split()))
     raise AssertionError("unreachable")
 
 

@@ -152,6 +152,7 @@ class LearningRun(abc.ABC):
         self.playing.shutdown()
         evaluations.tell_best(self.learner.position.best, of=self.config.rounds, unit=self.unit, folder=self.folder)
         hf_weights.save(self.folder.export, self.strategist.config, self.learner.final_params(), self.folder.tokenizer)
+        self.learner.end_run()
         self.metrics.close()
         self.page.write_or_say_why_not()
         say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -154,8 +155,23 @@ def test_every_warning_of_the_page_is_explained():
     """Its name in italics or bold in docs/troubleshooting.md."""
     text = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
     told = "; ".join(re.findall(r"\*+([^*|]+)\*+", text))
-    names = [name.removeprefix("collapse: ") for name, _, _ in health.RULES] + ["held-out tasks go worse than at first"]
+    names = [name.removeprefix("collapse: ") for name, _, _ in health.RULES] + [health.NO_NUMBERS, health.NO_EVALUATION, health.WORSE]
     assert len(names) > 10 and [name for name in names if name not in told] == []
+
+
+def test_the_first_dry_run_prints_what_stands_below_it(tmp_path):
+    """The first blocks of docs/running.md: the command, and every line that it prints, but for … and numbers of this machine."""
+    command, printed = re.findall(r"^```\n(.*?)^```", (REPOSITORY / "docs" / "running.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
+    python, *arguments = shlex.split(command.replace("--config=", f"--config={REPOSITORY}/"))
+    assert python == "python" and "--dry_run" in arguments
+    own = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "ALFWORLD_DATA", "WEBSHOP_DATA")}
+    own |= {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=own, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines, told = done.stdout.splitlines(), printed.splitlines()
+    assert len(lines) == len(told), done.stdout
+    for line, wanted in zip(lines, told, strict=True):
+        assert re.fullmatch(re.escape(wanted).replace("…", ".*"), line.rstrip()), (line, wanted)
 
 
 def test_the_forecast_of_the_paper_is_what_the_dry_run_counts(tmp_path, monkeypatch, capsys):

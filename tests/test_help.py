@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pathlib
 import re
 import subprocess
@@ -40,6 +41,28 @@ def test_a_module(helps, module):
     example, own = rest.find(COMMANDS[module]), rest.find("\n  --")
     assert purpose.endswith(".") and 0 <= example < own, text
     assert not re.search(r"^  --\S+:\s*$", text, re.MULTILINE)  # a flag without a word about it
+
+
+def test_of_a_run_the_best_weights_are_taken_unless_a_step_is_named(helps):
+    for module in ("epo_jax.evaluate", "epo_jax.export", "epo_jax.serve"):
+        step = helps[module].partition("\n  --step:")[2].partition("\n  --")[0]
+        assert "if not given, the best where the run keeps it, else the newest whole one" in " ".join(step.split()), step
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config=configs/alfshop.py", "--config.lern.rows=3"], 'no such field in the configuration: lern. Did you mean "learn"'),
+        (["--config=configs/alfshop.py:nope"], "flag --config=configs/alfshop.py:nope: configs/alfshop.py has no preset 'nope': known are"),
+        (["--config=broken.py"], "flag --config=broken.py: TypeError: int() argument must be"),
+    ],
+)
+def test_a_misspelt_configuration_is_told_by_what_it_came_to(arguments, told, tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config():\n    return int([])\n")
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    command, own = [sys.executable, "-m", "epo_jax.train", *arguments], os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2 and done.stderr.startswith(f"epo_jax: {told}") and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -192,6 +192,12 @@ class Learner:
         self.position.best = sorted([*found, mine], key=lambda best: -best.outcome)[: self._config.checkpoint.keep_best]
         self._keep_best()
 
+    def end_run(self) -> None:
+        """After the export: where the last evaluation found the present weights the best, no checkpoint says so yet, and this one does."""
+        if self.position.best and self.position.best[0].step == self.position.saves and self.position != self._saved:
+            self.save()
+            self._checkpoints.settle()
+
     # --- what others need -------------------------------------------------------------------------------------------
 
     @property

@@ -1,7 +1,7 @@
 """Writes the page that shows a run, or serves it while the run goes on.
 
     python -m epo_jax.report --run=runs/alfshop                         writes runs/alfshop/page.html, which opens from disk
-    python -m epo_jax.report --run=runs/alfshop --watch [--port=8001]   serves it to this machine, and a newer one when files change
+    python -m epo_jax.report --run=runs/alfshop --watch [--port=8001]   serves it to this machine, and a newer one after each round
     python -m epo_jax.report --run=runs/alfshop --evaluations=A,B       with the comparison of two folders of epo_jax.evaluate
 
 The page holds curves, every episode, evaluations, warnings, and where the run comes from. Training writes it after every round.

@@ -23,7 +23,7 @@ from epo_jax.serve.replies import Limits
 from epo_jax.serve.server import Options, is_loopback, serving
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, a Hugging Face folder, gguf:PACKAGE_OR_FILE, or mini.")
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the number in its name; the newest whole one if not given.")
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint of a run, by the number in its name; if not given, the best where the run keeps it, else the newest whole one.")
 HOST = flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; only this machine reaches the default.")
 PORT = flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one and prints it.", lower_bound=0, upper_bound=65535)
 KEY_VARIABLE = flags.DEFINE_string("api_key_variable", None, "The environment variable that holds a key, which clients must send as a bearer token.")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.defaults import get_defaults
-from epo_jax.checkpoint import Checkpoints
+from epo_jax.checkpoint import Checkpoints, restore_params
 from epo_jax.learn.learner import Best, Learner
 from epo_jax.mesh import make_mesh
 from epo_jax.model import llama
@@ -63,6 +63,25 @@ def test_the_best_round_outlasts_later_ones_and_starts_and_is_what_the_run_leave
     third.keep_if_best(0.95)
     learn_a_round(third)
     assert Checkpoints(tmp_path).steps() == [6, 7]  # the one that was best before is an old one like any other
+
+
+def test_a_last_round_that_is_the_best_is_found_from_the_checkpoints_too(tmp_path: pathlib.Path) -> None:
+    """The evaluation after the last round comes after its checkpoint; who serves or evaluates the run later asks the checkpoints."""
+    mine = learner(tmp_path, 1, keep_best=1)
+    mine.begin_rounds()
+    for outcome in (0.2, 0.9):
+        mine.keep_if_best(outcome)
+        if outcome == 0.2:
+            learn_a_round(mine)
+    left = jax.device_get(mine.final_params())
+    assert Checkpoints(tmp_path).best() == 1  # as of before the evaluation
+    mine.end_run()
+    best = Checkpoints(tmp_path).best()
+    assert best == 2
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restore_params(tmp_path, best)[1]), left)
+    again = learner(tmp_path, 1, keep_best=1)
+    again.end_run()  # nothing new
+    assert Checkpoints(tmp_path).steps() == [2, 3]
 
 
 def test_the_two_best_and_every_third_are_kept_beside_the_last(tmp_path: pathlib.Path) -> None:

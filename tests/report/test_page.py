@@ -21,12 +21,12 @@ from epo_jax.report.metrics import judge_agreement
 from epo_jax.report.page import episodes, run_page
 from epo_jax.report.page.curves import Metrics, curves
 from epo_jax.report.page.episodes import COLUMNS, EpisodesFile, chosen_blocks
-from epo_jax.report.page.health import health, warnings
+from epo_jax.report.page.health import health, held_out_falls, warnings
 from epo_jax.report.page.run_page import RunPage
 from epo_jax.report.page.token_texts import TokenTexts
 from epo_jax.trajectory import Trajectory, Turn, read_jsonl, write_jsonl
 from tests.model.real_tokenizers import sentencepiece_folder, smollm2_folder
-from tests.report.page_runs import HOSTILE, MINI, episode, make_hostile_run, make_run, make_stepagent_run
+from tests.report.page_runs import HOSTILE, MINI, demonstrations, episode, make_hostile_run, make_run, make_stepagent_run
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +152,23 @@ def test_metrics_count_the_later_row_and_leave_the_torn_one_out(tmp_path: pathli
         for step, time, loss in ((1, 1.0, 5.0), (2, 2.0, 4.0), (2, 9.0, 3.0), (3, 10.0, None))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "st')
-    (chart,) = curves(Metrics.read(path), [], [])["step"]["charts"]
-    assert chart["lines"] == [{"label": "", "points": [[1, 5.0], [2, 3.0]]}]
-    path.write_text('{"kind": "step"}\n')
-    with pytest.raises(UserError, match="row 1"):
-        Metrics.read(path)
+    unreadable: list[str] = []
+    (chart,) = curves(Metrics.read(path, unreadable), [], [])["step"]["charts"]
+    assert chart["lines"] == [{"label": "", "points": [[1, 5.0], [2, 3.0]]}] and unreadable == []
+
+
+def test_a_damaged_line_is_told_by_its_number_and_the_rest_is_shown(tmp_path: pathlib.Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+    for name in ("metrics.jsonl", "provenance.jsonl"):
+        lines = (folder / name).read_text().splitlines()
+        whole = {"kind": "step"} if name == "metrics.jsonl" else 5
+        (folder / name).write_text("\n".join([lines[0], "no JSON", json.dumps(whole), *lines[1:]]) + "\n")
+    data = blocks_of(RunPage(folder).html())[0]
+    told = data["health"]["unreadable"]
+    assert [re.match(r"line (\d) of .*/(\w+)\.jsonl ", each).groups() for each in told] == [
+        ("2", "metrics"), ("3", "metrics"), ("2", "provenance"), ("3", "provenance")
+    ]  # fmt: skip
+    assert data["run"]["done"] == 2 and len(data["origin"]["starts"]) == 1
 
 
 def test_speed_by_step_is_known_where_nothing_came_between(tmp_path: pathlib.Path) -> None:
@@ -166,10 +178,70 @@ def test_speed_by_step_is_known_where_nothing_came_between(tmp_path: pathlib.Pat
     rows = [{"kind": kind, "step": step, "time": 1795219200 + when, "read_tokens": 100.0} for kind, step, when in times]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     starts = [{"time": "2026-11-21T00:00:00+0000"}, {"time": "2026-11-21T00:01:30+0000"}]
-    axis = curves(Metrics.read(path), [], starts)["step"]
+    axis = curves(Metrics.read(path, []), [], starts)["step"]
     assert axis["resumes"] == [5.5]
     (chart,) = axis["charts"]
     assert (chart["title"], chart["lines"][0]["points"]) == ("Tokens a second, learning", [[2, 50.0], [3, 100.0], [5, 25.0]])
+
+
+def checkpoint(folder: pathlib.Path, number: int, **position: object) -> None:
+    path = folder / "checkpoints" / f"step_{number:010d}" / "checkpoint.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"record": {"position": {"phase": "rounds", "steps": 0, "best": [], **position}}}))
+
+
+def test_the_result_is_the_best_round_where_the_run_keeps_it(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    def result(folder: pathlib.Path) -> str:
+        return blocks_of(RunPage(folder).html())[0]["origin"]["lineage"][-1][1]
+
+    folder = make_run(tmp_path / "run", rounds=3)
+    (folder / "strategist").mkdir()
+    assert result(folder) == "after the last round"
+    checkpoint(folder, 1, round=1, steps_before=16)
+    checkpoint(folder, 2, round=3, steps_before=48, best=[{"round": 1, "outcome": 0.9, "step": 1}, {"round": 0, "outcome": 0.1, "step": 1}])
+    write_jsonl(folder / "evaluation" / "round_003.jsonl", [episode(tokenizer, 1, environment="alfworld", outcome=0.5, success=False)])
+    assert result(folder) == "the best: after round 1 (step-16)"
+    write_jsonl(folder / "evaluation" / "round_003.jsonl", [episode(tokenizer, 1, environment="alfworld", outcome=0.95, success=False)])
+    assert result(folder) == "the best: after round 3 (step-48)"  # which no checkpoint knows yet
+
+
+def test_who_was_met_is_told_by_the_rounds_it_had_learned_from(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    folder = make_run(tmp_path / "run", rounds=3)
+    names = (("round 0", "round 0"), ("round 1", "round 1"), ("self", "step-4"))
+    met = [{"strategist": name, "weights": weights, "actor": "literal"} for name, weights in names]
+    played = [episode(tokenizer, seed, weights_version="step-4", extra={"partner": partner}) for seed, partner in enumerate(met)]
+    write_jsonl(folder / "trajectories" / "round_002.jsonl", played)
+    for done in (0, 1, 10):
+        (folder / "opponents" / f"round-{done}").mkdir(parents=True)
+    data = blocks_of(RunPage(folder).html())[0]
+    file = next(each for each in data["episodes"]["files"] if each["name"] == "trajectories/round_002.jsonl")
+    before, after = "before the first round", "after round 1 (step-2)"
+    told = [row[COLUMNS.index("partner")] for row in file["rows"]]
+    assert told == [[before, before, "literal"], [after, after, "literal"], ["self", "step-4", "literal"]]
+    kept = [each[1] for each in data["origin"]["lineage"] if each[0] == "kept as an opponent"]
+    assert kept == [before, after, "after round 10"]
+
+
+def test_a_conversation_s_goal_has_its_curve(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    folder = make_run(tmp_path / "run", rounds=1)
+    for name, outcome in (("evaluation/round_000", 0.25), ("evaluation/round_001", 0.5), ("trajectories/round_000", 0.75)):
+        write_jsonl(folder / f"{name}.jsonl", [episode(tokenizer, 1, environment="sotopia", outcome=outcome, success=False)])
+    charts = {chart["title"]: chart["lines"] for chart in blocks_of(RunPage(folder).html())[0]["curves"]["round"]["charts"]}
+    assert "sotopia: mean reward" not in charts
+    assert [(line["label"], line["points"]) for line in charts["sotopia: goal (0 to 10)"]] == [
+        ("training tasks", [[1, 7.5]]), ("held-out tasks", [[0, 2.5, 2.5, 2.5], [1, 5.0, 5.0, 5.0]])
+    ]  # fmt: skip
+
+
+def test_demonstrations_are_the_expert_s(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    folder = make_run(tmp_path / "run", rounds=1, **{"credit.estimator": "bc"})
+    write_jsonl(folder / "trajectories" / "round_000.jsonl", demonstrations(tokenizer))
+    data = blocks_of(RunPage(folder).html())[0]
+    assert [file["demonstrated"] for file in data["episodes"]["files"]] == [False, True, False]
+    charts = {chart["title"]: [line["label"] for line in chart["lines"]] for chart in data["curves"]["round"]["charts"]}
+    assert charts["alfworld: success"] == ["expert, demonstrations", "held-out tasks"]
+    assert charts["Turns an episode"] == ["expert, demonstrations"] and charts["Gradient norm"] == [""]
+    assert ["round 1", "an expert", "played trajectories/round_000.jsonl"] in data["origin"]["lineage"]
 
 
 def test_long_lines_are_thinned_by_means() -> None:
@@ -276,6 +348,43 @@ def test_held_out_tasks_that_go_worse_are_told_and_noise_is_not(tmp_path: pathli
         warnings = blocks_of(RunPage(folder).html())[0]["health"]["warnings"]
         assert [each["name"] for each in warnings] == told
     assert warnings[0]["rounds"] == [2] and warnings[0]["what"].startswith("\u221250.0 points [\u22126")
+
+
+def test_a_difference_that_is_no_share_is_told_with_three_decimals() -> None:
+    row = {"round": 2, "shares": False, "difference": -0.0462, "difference_low": -0.0871, "difference_high": -0.0049}
+    (warning,) = held_out_falls([{"title": "webshop: mean reward", "rows": [row]}])
+    assert warning["what"] == "\u22120.046 [\u22120.087, \u22120.005], paired by task"
+
+
+def failed(tokenizer: Tokenizer, reason: str, *, seed: int = 0, count: int = 4) -> list[Trajectory]:
+    played = [episode(tokenizer, seed + task, turns=0, environment="alfworld", outcome=0.0, task_id=f"eval/{task}") for task in range(count)]
+    for one in played:
+        one.masked = reason
+    return played
+
+
+def test_an_evaluation_of_which_every_episode_failed_keeps_its_row(tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+    write_jsonl(folder / "evaluation" / "round_002.jsonl", failed(tokenizer, "actor failed: ValueError: ?"))
+    data = blocks_of(RunPage(folder).html())[0]
+    for table in data["evaluations"]:
+        assert [(row["round"], row["mean"] is None, row["n"]) for row in table["rows"]] == [(0, False, 8), (2, True, 0)]
+    (warning,) = data["health"]["warnings"]
+    assert (warning["name"], warning["rounds"]) == ("every episode of an evaluation failed (alfworld)", [2])
+    write_jsonl(folder / "evaluation" / "round_000.jsonl", failed(tokenizer, "actor failed: ValueError: ?"))
+    (table,) = blocks_of(RunPage(folder).html())[0]["evaluations"]
+    assert table["title"] == "alfworld: success" and [row["mean"] for row in table["rows"]] == [None, None]
+
+
+@pytest.mark.parametrize(("actor", "blamed"), [("literal", False), ("openai", True)])
+def test_a_server_is_blamed_only_where_there_is_one(actor: str, blamed: bool, tmp_path: pathlib.Path, tokenizer: Tokenizer) -> None:
+    folder = make_run(tmp_path / "run", rounds=1, actor=actor)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"kind": "round", "step": 1, "time": 1795219999, "episodes": 4, "masked": 4}) + "\n")
+    write_jsonl(folder / "trajectories" / "round_000.jsonl", failed(tokenizer, "actor failed: FloatingPointError: the model's logits are not finite"))
+    told = {warning["name"]: warning for warning in blocks_of(RunPage(folder).html())[0]["health"]["warnings"]}
+    numbers, masked = told["weights or logits are not finite"], told["many episodes are masked"]
+    assert numbers["rounds"] == [1] and "smaller learn.learning_rate" in numbers["do"] and ("server" in masked["do"]) == blamed
 
 
 def test_compilations_are_counted_anew_by_a_resumed_run() -> None:

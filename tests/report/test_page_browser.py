@@ -199,6 +199,85 @@ def test_the_same_task_side_by_side(browser: Browser, page: str, run_folder: pat
     assert browser.complaints() == []
 
 
+def test_a_group_side_by_side(browser: Browser, tmp_path: pathlib.Path) -> None:
+    """Where one round has the task several times: each has a number and its reward, and the best stands beside the worst."""
+    folder, tokenizer = make_run(tmp_path / "run", rounds=1), Tokenizer.load(MINI)
+    rewards = [0.31, 0.8, 0.05, 0.5]
+    group = [episode(tokenizer, seed, task_id="train/7", environment="webshop", outcome=reward) for seed, reward in enumerate(rewards)]
+    write_jsonl(folder / "trajectories" / "round_000.jsonl", group)
+    page = RunPage(folder).write().as_uri()
+    browser.open(f"{page}#beside?task=1.0")
+    browser.until("document.querySelectorAll('.cell.head').length === 2")
+    assert [text[1:] for text in browser.texts(".toggle")] == [
+        f"round 1, no. {number}, reward {reward:.2f}" for number, reward in enumerate(rewards, start=1)
+    ]
+    assert browser.texts(".cell.head a") == ["round 1, no. 2", "round 1, no. 3"] and browser.complaints() == []
+
+
+def test_back_leads_from_an_episode_to_the_list(browser: Browser, page: str) -> None:
+    """With its filters and as it was scrolled, also where the episode covers it; closed by hand, it is not opened again by going back."""
+    shown = "return [location.hash, document.querySelector('.list').scrollTop]"
+
+    def click(selector: str) -> None:
+        """As a person does: a browser whose history is full first forgets what a program left."""
+        browser.driver.find_element("css selector", selector).click()
+
+    for width, by_back in ((400, True), (1280, True), (400, False)):
+        browser.open(f"{page}#overview", width=width)
+        click("nav a:nth-child(2)")
+        browser.until("document.querySelector('.row') !== null")
+        browser.choose("Environment", "webshop")
+        browser.until("location.hash === '#episodes?environment=webshop'")
+        browser.run("document.querySelector('.list').scrollTop = 1000")
+        browser.until("document.querySelector('#row-24') !== null")
+        click("#row-24")
+        browser.until("document.querySelector('.episode') !== null")
+        task = browser.texts(".episode h3")[0]
+        assert "&open=" in browser.run("return location.hash")
+        if by_back:
+            browser.driver.back()
+        else:
+            click(".back")
+        browser.until("document.querySelector('.episode') === null && !location.hash.includes('open')")
+        assert browser.run(shown) == ["#episodes?environment=webshop", 1000] and browser.texts(CHOSEN) == [task]
+        if by_back:
+            browser.driver.forward()
+            browser.until("document.querySelector('.episode h3')?.textContent === arguments[0]", task)
+            browser.driver.back()
+            browser.until("document.querySelector('.episode') === null")
+        browser.driver.back()
+        browser.until("document.querySelector('nav a[aria-current]').textContent === 'Overview'")
+    assert browser.complaints() == []
+
+
+def test_on_paper_nothing_is_cut_off(browser: Browser, page: str) -> None:
+    """As wide as A4 within its margins; without what only a screen has a use for."""
+    try:
+        for view in (*VIEWS, "episodes?open=2.9", "beside?task=0.5"):
+            browser.open(f"{page}#{view}")
+            browser.until("document.querySelector('main h2, main h3') !== null")
+            media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+            browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+            size = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+            browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.until("innerWidth === 700")
+            beyond = browser.run(
+                "const cut = (each) => each.checkVisibility() && !each.closest('.hidden, .said') && each.getBoundingClientRect().right > 701;"
+                "return Array.from(document.querySelectorAll('main *'), (each) => cut(each) ? each.outerHTML.slice(0, 80) : '').filter(Boolean)"
+            )
+            assert beyond == [], view
+            pressed = "return Array.from(document.querySelectorAll('button, .button, nav, .filters'), (each) => each.checkVisibility())"
+            assert not any(browser.run(pressed)), view
+            assert browser.run("return getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+        browser.open(f"{page}#episodes?open=2.9")
+        browser.until("document.querySelector('.token') !== null")
+        assert browser.run("return getComputedStyle(document.querySelector('.token')).printColorAdjust") == "economy"
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert browser.run("return getComputedStyle(document.querySelector('.token')).printColorAdjust") == "exact"  # the tint says something
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_judge_picks_reasons_and_masks(browser: Browser, tmp_path: pathlib.Path) -> None:
     folder, tokenizer = make_run(tmp_path / "run", rounds=1), Tokenizer.load(MINI)
     told = episode(tokenizer, 1, turns=2, extra={"index": 0, "judge": {"reasoning": "The first was decisive."}})

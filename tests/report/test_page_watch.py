@@ -1,8 +1,9 @@
-"""The page while the run goes on: served to this machine alone, made anew when files change, and not too often."""
+"""The page while the run goes on: served to this machine alone, made anew when files change, and not too often or under a person's hands."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pathlib
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from epo_jax.errors import UserError
 from epo_jax.report.page.run_page import RunPage
@@ -41,6 +43,11 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     run.__name__ = test.__name__
     run.__doc__ = test.__doc__
     return run
+
+
+def append(path: pathlib.Path, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(text)
 
 
 async def get(address: str, **headers: str) -> tuple[int, str, Any]:
@@ -74,14 +81,18 @@ async def test_a_newer_page_when_files_change_but_not_too_often(tmp_path: pathli
         first = (await get(address + "version"))[1]
         html = (await get(address))[1]
         assert f'"{first}"' in html and "connect-src 'self'" in html
-        with open(folder / "metrics.jsonl", "a") as file:
-            file.write('{"kind": "step", "step": 9, "time": 1.0, "loss": 0.5}\n')
+        append(folder / "metrics.jsonl", '{"kind": "step", "step": 9, "time": 1.0, "loss": 0.5}\n')
+        append(folder / "metrics.jsonl", '{"kind": "round", "step": 2, "time": 2.0, "ent')
+        assert (await get(address))[1] == html  # too soon
+        clock.now += SECONDS_BETWEEN
+        assert (await get(address + "version"))[1] == first and (await get(address))[1] != html  # no round is over; who asks gets what there is
+        append(folder / "metrics.jsonl", 'ropy": 0.5}\n')
         assert (await get(address + "version"))[1] == first  # too soon
         clock.now += SECONDS_BETWEEN
         second = (await get(address + "version"))[1]
         assert second != first and f'"{second}"' in (await get(address))[1]
-        with open(folder / "metrics.jsonl", "a") as file:
-            file.write("no JSON\n")
+        (folder / "config.json").write_text("no JSON")
+        append(folder / "metrics.jsonl", '{"kind": "round", "step": 3, "time": 3.0}\n')
         clock.now += SECONDS_BETWEEN
         assert (await get(address + "version"))[1] == second  # what is damaged leaves the last that was whole
 
@@ -97,22 +108,63 @@ async def test_where_it_cannot_listen_and_where_there_is_no_run(tmp_path: pathli
                 pass
 
 
-def test_a_browser_loads_it_again(browser: Browser, tmp_path: pathlib.Path) -> None:
-    """What was shown is shown again: here the episodes of one environment."""
-    folder, clock = make_run(tmp_path / "run", rounds=1, episodes=5), Clock()
+def test_a_browser_loads_it_again_when_a_round_is_over(browser: Browser, tmp_path: pathlib.Path) -> None:
+    """And not for an episode that ends, nor while somebody types or reads; what was shown is shown again, with its tint and as it was scrolled."""
+    folder, clock = make_run(tmp_path / "run", rounds=1, episodes=60, turns=6), Clock()
+    rounds = iter(range(2, 9))
+    asked = "performance.getEntriesByType('resource').filter((each) => each.name.endsWith('/version')).length"
+
+    def appended(path: pathlib.Path, text: str, *, loads: bool) -> None:
+        """What the page does about it, after it has asked twice or is loaded again."""
+        before = browser.run(f"window.stays = true; return {asked}")
+        append(path, text)
+        clock.now += SECONDS_BETWEEN
+        if loads:
+            browser.until("window.stays === undefined && document.documentElement.dataset.ready === 'true'")
+        else:
+            browser.until(f"{asked} >= arguments[0]", before + 2)
+            assert browser.run("return window.stays")
+
+    def round_over(*, loads: bool) -> None:
+        row = {"kind": "round", "step": next(rounds), "time": 1795219300.0, "entropy": 0.3}
+        appended(folder / "metrics.jsonl", json.dumps(row) + "\n", loads=loads)
+
+    def use(address: str) -> None:
+        episodes = folder / "trajectories" / "round_000.jsonl"
+        line = episodes.read_text().splitlines(keepends=True)[0]
+        browser.open(f"{address}#episodes?environment=alfworld")
+        browser.until("document.querySelector('.row') !== null")
+        appended(episodes, line, loads=False)
+        browser.run("document.querySelector('.list').scrollTop = 500")
+        round_over(loads=True)
+        browser.until("document.querySelector('.list').scrollTop === 500")
+        assert browser.run("return location.hash") == "#episodes?environment=alfworld"
+
+        browser.press("/")
+        round_over(loads=False)  # the search field has the focus
+        browser.until("document.querySelector('#newer').textContent === 'newer dataload it r'")
+        browser.press(Keys.ESCAPE, "r")
+        browser.until("window.stays === undefined && document.documentElement.dataset.ready === 'true'")
+        assert browser.texts("#newer") == [""]
+
+        browser.until("document.querySelector('.row') !== null")
+        browser.run("document.querySelector('.row').click()")
+        browser.until("document.querySelector('.episode') !== null")
+        browser.run("document.querySelector('input[value=numbers]').click()")
+        round_over(loads=True)  # it is open, though nobody has gone on in it
+        browser.until("document.querySelectorAll('.numbered').length > 0")
+        browser.until("document.querySelector('.opened').scrollHeight > document.querySelector('.opened').clientHeight + 200")
+        browser.run("document.querySelector('.opened').scrollTop = 200")
+        round_over(loads=False)
+        browser.run("document.querySelector('#newer button').click()")
+        browser.until("window.stays === undefined && document.querySelector('.opened')?.scrollTop === 200")
+        assert browser.run("return document.querySelector('input[value=numbers]').checked")
+        assert browser.complaints() == []
+        browser.driver.get("about:blank")
 
     async def watch() -> None:
         async with serving(Watched(RunPage(folder), clock), 0) as address:
-            at = f"{address}#episodes?environment=alfworld"
-            await asyncio.to_thread(browser.open, at)
-            await asyncio.to_thread(browser.until, "document.querySelector('.view > .note').textContent.includes('of 21 episodes')")
-            first = folder / "evaluation" / "round_000.jsonl"
-            (folder / "evaluation" / "round_002.jsonl").write_bytes(first.read_bytes())
-            clock.now += SECONDS_BETWEEN
-            await asyncio.to_thread(browser.until, "(document.querySelector('.view > .note')?.textContent ?? '').includes('of 29 episodes')")
-            assert await asyncio.to_thread(browser.run, "return location.hash") == "#episodes?environment=alfworld"
-            assert browser.complaints() == []
-            await asyncio.to_thread(browser.driver.get, "about:blank")
+            await asyncio.to_thread(use, address)
 
     asyncio.run(watch())
 

@@ -10,27 +10,38 @@ from epo_jax.errors import UserError
 from epo_jax.evaluate import results
 from epo_jax.evaluate.compare import COMPARED, compare
 from epo_jax.evaluate.folder import EvaluationFolder
-from epo_jax.evaluation import estimate, paired_difference, paired_test
+from epo_jax.evaluation import estimate, main_figure, paired_difference, paired_test
 from epo_jax.report.page.episodes import EpisodesFile
 
 Table = dict[str, Any]  # {"title", "rows": [row, ...]}
-# A row: label, n, mean, low, high; of a run's own evaluations `round`, the number of rounds done; `shares`: told in per cent. Against the table's
-# first row: difference, difference_low, difference_high, p, test.
+# A row: label, n, mean, low, high (None where every episode failed); of a run's own evaluations `round`, the number of rounds done; `shares`: told in
+# per cent. Against the table's first row with figures: difference, difference_low, difference_high, p, test.
 Row = dict[str, Any]
 
 
 def of_run(files: Sequence[EpisodesFile]) -> list[Table]:
-    """A table for every environment and figure: a row for each evaluation, with its paired difference to the first."""
+    """A table for every environment and figure: a row for each evaluation, with its paired difference to the first.
+
+    An evaluation of which every episode failed has a row without figures, so that nobody takes the one before it for the newest.
+    """
     evaluations = [file for file in files if file.phase == "evaluation"]
     tables = []
-    for environment, figure in _in_order({key for file in evaluations for key in file.values}):
-        rounds = {file.round: file.values[environment, figure] for file in evaluations if (environment, figure) in file.values}
-        if figure == "reward" and all(
+    played = {environment for file in evaluations for environment in file.environments}
+    found = {key for file in evaluations for key in file.values}
+    nothing = {(environment, main_figure(environment)) for environment in played - {environment for environment, _ in found}}
+    for environment, figure in _in_order(found | nothing):
+        failed = {file.round for file in evaluations if environment in file.environments and not any(key[0] == environment for key in file.values)}
+        rounds = {
+            file.round: file.values.get((environment, figure), {})
+            for file in evaluations
+            if file.round in failed or (environment, figure) in file.values
+        }
+        if figure == "reward" and (environment, "success") in found and all(
             values == file.values.get((environment, "success")) for file in evaluations if (values := file.values.get((environment, "reward")))
         ):
             continue  # the reward is success itself
-        first = next(iter(rounds.values()))
-        rows = [_row(_label(done), figure, values, None if values is first else first) | {"round": done} for done, values in rounds.items()]
+        first = next((values for values in rounds.values() if values), None)
+        rows = [_row(label(done), figure, values, None if values is first else first) | {"round": done} for done, values in rounds.items()]
         tables.append({"title": f"{environment}: {results.LABELS[figure]}", "rows": rows})
     return tables
 
@@ -67,11 +78,14 @@ def _in_order(keys: set[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(keys, key=lambda key: (key[0], COMPARED.index(key[1])))
 
 
-def _label(rounds_done: int) -> str:
+def label(rounds_done: int) -> str:
+    """Which weights, by the rounds that they have learned from."""
     return "before the first round" if rounds_done == 0 else f"after round {rounds_done}"
 
 
 def _row(label: str, figure: str, values: dict[str, float], first: dict[str, float] | None) -> Row:
+    if not values:
+        return {"label": label, "shares": figure in results.SHARES, "n": 0, "mean": None, "low": None, "high": None}
     result = estimate(list(values.values()))
     row = {"label": label, "shares": figure in results.SHARES, "n": result.n, "mean": result.mean, "low": result.low, "high": result.high}
     if first is not None and values.keys() & first.keys():

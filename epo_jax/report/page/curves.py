@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epo_jax.errors import UserError
-from epo_jax.evaluation import estimate
+from epo_jax.evaluate.results import LABELS
+from epo_jax.evaluation import estimate, main_figure
 from epo_jax.report.page.episodes import EpisodesFile
 
 # title, figures and what each line is called (one figure: a line for every environment that has it), how numbers read.
@@ -49,6 +50,7 @@ STEP_CHARTS: tuple[tuple[str, str, str], ...] = (
     ("99th percentile of the probability ratio", "ratio_p99", "number"),
     ("Sampler–learner log-probability gap", "logprob_gap", "tiny"),
 )
+DEMONSTRATIONS = "expert, demonstrations"  # whose figures these are, where the strategist played nothing
 MOST_POINTS = 2_000  # of a line; more are averaged in runs of equal length, which no screen could tell apart
 
 Line = dict[str, Any]  # {"label", "points": [[x, y], ...] or, with an interval, [[x, y, low, high], ...], "held_out"}
@@ -62,14 +64,15 @@ class Metrics:
     times: list[tuple[float, str, int]]
 
     @classmethod
-    def read(cls, path: pathlib.Path) -> Metrics:
-        """Empty where there is no file; a torn last line is left out. Raises `UserError` for any other damage."""
+    def read(cls, path: pathlib.Path, unreadable: list[str]) -> Metrics:
+        """Empty where there is no file; of damaged lines `unreadable` gets a sentence each, but for a torn last one."""
         rows: dict[str, dict[int, dict[str, Any]]] = {}
         times = []
-        for number, row in enumerate(read_rows(path), start=1):
+        for number, row in read_rows(path, unreadable):
             kind, step, when = row.get("kind"), row.get("step"), row.get("time")
-            if not (isinstance(kind, str) and isinstance(step, int) and isinstance(when, (int, float))):
-                raise UserError(f"row {number} of {path} has no kind, step and time: remove the row.")
+            if not (isinstance(kind, str) and isinstance(step, int) and is_number(when)):
+                unreadable.append(f"line {number} of {path} has no kind, step and time: restore or remove it.")
+                continue
             rows.setdefault(kind, {})[step] = row
             times.append((float(when), kind, step))
         return cls({kind: dict(sorted(found.items())) for kind, found in rows.items()}, sorted(times))
@@ -84,17 +87,27 @@ class Metrics:
         }
 
 
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a torn last line is left out. Raises `UserError` for any other damage."""
+def read_rows(path: pathlib.Path, unreadable: list[str]) -> list[tuple[int, dict[str, Any]]]:
+    """(number of the line, JSON object) of a file with one a line; a torn last line is left out.
+
+    Of other lines that are damaged `unreadable` gets a sentence each. Raises `UserError` where the file cannot be read at all.
+    """
     if not path.exists():
         return []
     try:
         *lines, _ = path.read_bytes().split(b"\n")
-        rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({' '.join(str(error).split())[:200]}): restore it, or remove the damaged line.") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds a line that is no JSON object: remove the line.")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error}): look at the file's rights.") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            unreadable.append(f"line {number} of {path} is no JSON object, and is left out: restore or remove it.")
     return rows
 
 
@@ -104,7 +117,7 @@ def curves(metrics: Metrics, files: Sequence[EpisodesFile], starts: Sequence[dic
     kinds = {"round": ("round", "pass"), "step": ("step",), "warm_start": ("warm_start",)}
     resumes = {axis: _resumes(metrics, kinds[axis], starts) for axis in kinds}
     found = {
-        "round": [*_outcome_charts(rounds, files), *_round_charts(rounds)],
+        "round": [*_outcome_charts(rounds, files), *_round_charts(rounds, demonstrated(files))],
         "step": [*_step_charts(metrics.rows.get("step", {})), *_speed_chart(metrics, resumes["step"])],
         "warm_start": _step_charts(metrics.rows.get("warm_start", {})),
     }
@@ -117,13 +130,23 @@ def environments_of(rounds: Mapping[int, Mapping[str, Any]], files: Sequence[Epi
     return sorted(names)
 
 
+def demonstrated(files: Sequence[EpisodesFile]) -> bool:
+    """Whether what is learned from is an expert's demonstrations, which say nothing about the strategist."""
+    return any(file.demonstrated for file in files if file.phase == "round")
+
+
 def _outcome_charts(rounds: Mapping[int, Mapping[str, Any]], files: Sequence[EpisodesFile]) -> list[dict[str, Any]]:
-    """Reward and success, a chart for every environment: the rounds' own, and the held-out tasks' with their 95 % intervals."""
+    """Success, and the reward or another main figure, a chart for every environment: the rounds' own, and the held-out tasks' with their 95 %
+    intervals."""
     charts = []
+    played_by = DEMONSTRATIONS if demonstrated(files) else "training tasks"
     for environment in environments_of(rounds, files):
         alike = True
-        for title, figure, form in (("success", "success", "percent"), ("mean reward", "reward", "number")):
+        other = main_figure(environment) if main_figure(environment) != "success" else "reward"
+        for title, figure, form in (("success", "success", "percent"), (LABELS[other], other, "number")):
             played = _points(rounds, f"{environment}/{figure}")
+            if figure == "goal":  # of a round its tenth is told, as the reward
+                played = [[x, 10 * y] for x, y in _points(rounds, f"{environment}/reward")]
             held_out = []
             for file in files:
                 values = file.values.get((environment, figure))
@@ -134,19 +157,20 @@ def _outcome_charts(rounds: Mapping[int, Mapping[str, Any]], files: Sequence[Epi
                 success = [point[:2] for point in (*played, *held_out)]
             else:  # where the reward is success itself, it is not told twice
                 alike = success == [point[:2] for point in (*played, *held_out)]
-            lines = [{"label": "training tasks", "points": played}, {"label": "held-out tasks", "points": held_out, "held_out": True}]
+            lines = [{"label": played_by, "points": played}, {"label": "held-out tasks", "points": held_out, "held_out": True}]
             lines = [line for line in lines if line["points"]]
             if lines and not (figure == "reward" and alike):
                 charts.append({"title": f"{environment}: {title}", "format": form, "lines": lines})
     return charts
 
 
-def _round_charts(rounds: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _round_charts(rounds: Mapping[int, Mapping[str, Any]], by_expert: bool) -> list[dict[str, Any]]:
     names = environments_of(rounds, [])
     charts = []
     for title, figures, form in ROUND_CHARTS:
-        if isinstance(figures, str):
-            figures = {f"{name}/{figures}": name for name in names} if len(names) > 1 else {figures: ""}
+        if isinstance(figures, str):  # a figure of the episodes that are learned from
+            mark = f": {DEMONSTRATIONS}" if by_expert else ""
+            figures = {f"{name}/{figures}": f"{name}{mark}" for name in names} if len(names) > 1 else {figures: mark.removeprefix(": ")}
         lines = [{"label": label, "points": points} for figure, label in figures.items() if (points := _points(rounds, figure))]
         if lines:
             charts.append({"title": title, "format": form, "lines": lines})

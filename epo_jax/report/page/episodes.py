@@ -51,6 +51,15 @@ class EpisodesFile:
     values: dict[tuple[str, str], dict[str, float]]
     masked: dict[str, int]
 
+    @property
+    def environments(self) -> set[str]:
+        return {row[COLUMNS.index("environment")] for row in self.rows}
+
+    @property
+    def demonstrated(self) -> bool:
+        """Whether an expert played all of them (rollout/demonstrations.py): nothing of them was sampled."""
+        return bool(self.rows) and all(row[COLUMNS.index("actor")] == "expert" for row in self.rows)
+
 
 def read(path: pathlib.Path, phase: str, round: int, token_texts: TokenTexts | None, max_length: int | None) -> EpisodesFile:
     """One file of trajectories. max_length: tokens of an episode that are learned from; `UserError` for a damaged file."""

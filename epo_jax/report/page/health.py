@@ -20,6 +20,10 @@ MASKED = 0.05  # share of episodes
 GAP = 0.05  # nats
 FEW_ADVANTAGES = 0.1  # share of turns
 FULL_CONTEXT = 0.2  # share of episodes
+NOT_FINITE = ("FloatingPointError", "NotFinite", "not finite")  # in the reason of a masked episode
+MANY_MASKED = "many episodes are masked"
+NO_NUMBERS, NO_EVALUATION = "weights or logits are not finite", "every episode of an evaluation failed"
+WORSE = "held-out tasks go worse than at first"
 FAR = 0.2  # nats a token between the learner and what sampled, over a round's steps; well-behaved runs stay below 0.01
 
 Figures = Mapping[str, Any]
@@ -42,11 +46,12 @@ def held_out_falls(evaluations: Sequence[Table]) -> list[Warning]:
     for table in evaluations:
         worse = [row for row in table["rows"] if row.get("difference_high", 0.0) < 0.0]
         if worse:
-            last, scale, unit = worse[-1], *((100, " points") if worse[-1]["shares"] else (1, ""))
-            what = f"{scale * last['difference']:+.1f}{unit} [{scale * last['difference_low']:+.1f}, {scale * last['difference_high']:+.1f}]"
+            last, scale, unit, form = worse[-1], *((100, " points", "+.1f") if worse[-1]["shares"] else (1, "", "+.3f"))
+            mean, low, high = (f"{scale * last[name]:{form}}" for name in ("difference", "difference_low", "difference_high"))
+            what = f"{mean}{unit} [{low}, {high}]"
             found.append(
                 {
-                    "name": f"held-out tasks go worse than at first ({table['title']})",
+                    "name": f"{WORSE} ({table['title']})",
                     "rounds": [row["round"] for row in worse],
                     "what": f"{what}, paired by task".replace("-", "\u2212"),
                     "do": "Read one side by side, before and after; go back to the best round (checkpoint.keep_best); lower learn.learning_rate.",
@@ -55,12 +60,53 @@ def held_out_falls(evaluations: Sequence[Table]) -> list[Warning]:
     return found
 
 
+def failed_evaluations(evaluations: Sequence[Table]) -> list[Warning]:
+    """One for each environment with an evaluation (`comparisons.of_run`) that has no figures."""
+    found = {}
+    for table in evaluations:
+        if rounds := [row["round"] for row in table["rows"] if row["mean"] is None]:
+            environment = table["title"].partition(":")[0]
+            found[environment] = {
+                "name": f"{NO_EVALUATION} ({environment})",
+                "rounds": rounds,
+                "what": "the evaluation has no figures; those before it say nothing about these weights",
+                "do": "The reasons stand below. Mend what they name; a checkpoint can be evaluated again with epo_jax.evaluate.",
+            }
+    return list(found.values())
+
+
+def not_finite(files: Sequence[EpisodesFile]) -> list[Warning]:
+    """One where episodes were masked because the model's numbers are none."""
+    broken = {file.round: 0 for file in files}
+    for file in files:
+        broken[file.round] += sum(count for reason, count in file.masked.items() if any(sign in reason for sign in NOT_FINITE))
+    rounds = [round for round, count in broken.items() if count]
+    what = f"{broken[rounds[-1]]} episodes could not be played for it" if rounds else ""
+    do = (
+        "Training has diverged: remove the newest checkpoints, so that the same command goes back to the one before; begin anew with a smaller "
+        "learn.learning_rate."
+    )
+    return [{"name": NO_NUMBERS, "rounds": rounds, "what": what, "do": do}] if rounds else []
+
+
 def health(
-    rounds: Mapping[int, Figures], files: Sequence[EpisodesFile], evaluations: Sequence[Table], unreadable: Sequence[str]
+    rounds: Mapping[int, Figures],
+    files: Sequence[EpisodesFile],
+    evaluations: Sequence[Table],
+    unreadable: Sequence[str],
+    *,
+    asks_api: bool = False,
 ) -> dict[str, Any]:
-    """{"warnings", "masked": [[file, episodes, reason], …], "rounds": {"columns", "rows"}, "unreadable": sentences}."""
+    """{"warnings", "masked": [[file, episodes, reason], …], "rounds": {"columns", "rows"}, "unreadable": sentences}.
+
+    asks_api: whether a model behind an API plays a part, whose server may be what failed.
+    """
+    found = [*not_finite(files), *warnings(rounds), *failed_evaluations(evaluations), *held_out_falls(evaluations)]
+    for warning in found:
+        if asks_api and warning["name"] == MANY_MASKED:
+            warning["do"] += " A server may be overloaded, or a key or a budget spent."
     return {
-        "warnings": [*warnings(rounds), *held_out_falls(evaluations)],
+        "warnings": found,
         "masked": [[file.name, count, reason] for file in files for reason, count in file.masked.items()],
         "rounds": _work_table(rounds),
         "unreadable": list(unreadable),
@@ -203,7 +249,7 @@ RULES = (
     ),
     ("all advantages are zero", _no_advantages, "Nothing was learned: every episode earned alike. Play easier or more tasks, or another estimator."),
     ("few advantages are not zero", _few_advantages, "Most of the round teaches nothing: play more tasks, or larger groups."),
-    ("many episodes are masked", _masked, "The reasons stand below; a server may be overloaded, or a key or a budget spent."),
+    (MANY_MASKED, _masked, "The reasons stand below."),
     ("sampler and learner disagree", _gap, "What is trained is not what was sampled: use one compute dtype, and report it if it stays."),
     ("episodes end by a full context", _context, "Raise rollout.max_context, or shorten prompts."),
 )

@@ -14,8 +14,10 @@ from typing import Any
 import configs
 from configs.defaults import get_defaults
 from epo_jax.errors import UserError
-from epo_jax.report.page.curves import Metrics, read_rows
+from epo_jax.report.page.comparisons import label
+from epo_jax.report.page.curves import Metrics, environments_of, is_number, read_rows
 from epo_jax.report.page.episodes import COLUMNS, EpisodesFile
+from epo_jax.rollout import opponents
 from epo_jax.run_folder import flatten
 
 _OWN_CONFIG = re.compile(r"(?:.*/)?configs/(\w+)\.py(?::(\w+))?")
@@ -37,9 +39,37 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def read_starts(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """What provenance.jsonl tells, a start each."""
-    return read_rows(folder / "provenance.jsonl")
+def read_starts(folder: pathlib.Path, unreadable: list[str]) -> list[dict[str, Any]]:
+    """What provenance.jsonl tells, a start each; of damaged lines a sentence in `unreadable`."""
+    return [row for _, row in read_rows(folder / "provenance.jsonl", unreadable)]
+
+
+def weights_after(folder: pathlib.Path, config: Mapping[str, Any], files: Sequence[EpisodesFile]) -> dict[int, str]:
+    """Rounds done → the name of the weights then, such as "step-13", as far as evaluations, rounds and checkpoints tell."""
+    found = {}
+    for file in files:
+        versions = {str(row[COLUMNS.index("weights")]) for row in file.rows}
+        if file.phase == "evaluation" or (file.phase == "round" and not config.get("async_rounds")):  # a round played ahead has older weights
+            if len(versions) == 1 and "" not in versions:
+                found[file.round - (file.phase == "round")] = versions.pop()
+    for path in _checkpoints(folder):
+        position = _read_position(path)
+        if position and position.get("phase") == "rounds" and position.get("steps") == 0:
+            found[position["round"]] = f"step-{position['steps_before']}"
+    return found
+
+
+def told_weights(rounds_done: int, weights: Mapping[int, str]) -> str:
+    """Weights by the rounds that they have learned from, and their name where it is known: "after round 1 (step-13)"."""
+    return label(rounds_done) + (f" ({weights[rounds_done]})" if rounds_done and rounds_done in weights else "")
+
+
+def told_partner(partner: Sequence[Any] | None, weights: Mapping[int, str]) -> list[Any] | None:
+    """Who was met ([strategist, weights, actor]): a strategist of an earlier round by the rounds that it has learned from."""
+    if partner is None:
+        return None
+    rounds = [None if name is None else opponents.round_of(name) for name in partner[:2]]
+    return [*(name if done is None else told_weights(done, weights) for name, done in zip(partner, rounds, strict=False)), partner[2]]
 
 
 def origin(
@@ -117,14 +147,38 @@ def _lineage(folder: pathlib.Path, config: Mapping[str, Any], metrics: Metrics, 
         found.append(["warm start", f"{max(warm)} optimizer steps", "cloned demonstrations"])
     for file in files:
         versions = ", ".join(sorted({str(row[weights]) for row in file.rows}))
-        found.append([_when(file), versions, f"played {file.name}"])
-    for path in sorted((folder / "checkpoints").glob("step_*/checkpoint.json")):
+        found.append([_when(file), "an expert" if file.demonstrated else versions, f"played {file.name}"])
+    for path in _checkpoints(folder):
         found.append(["checkpoint", _position(path), str(path.parent.relative_to(folder))])
-    for path in sorted((folder / "opponents").glob("round-*")):
-        found.append(["kept as an opponent", path.name, str(path.relative_to(folder))])
+    known = weights_after(folder, config, files)
+    kept = {opponents.round_of(path.name.replace("-", " ")): path for path in (folder / "opponents").glob("round-*")}
+    for done, path in sorted((done, path) for done, path in kept.items() if done is not None):
+        found.append(["kept as an opponent", told_weights(done, known), str(path.relative_to(folder))])
     if (folder / "strategist").is_dir():
-        found.append(["result", "after the last round", "strategist (a Hugging Face folder)"])
+        best = _best_round(folder, files)
+        told = "after the last round" if best is None else f"the best: {told_weights(best, known)}"
+        found.append(["result", told, "strategist (a Hugging Face folder)"])
     return found
+
+
+def _best_round(folder: pathlib.Path, files: Sequence[EpisodesFile]) -> int | None:
+    """After how many rounds the weights were the best, which are what is exported; None where the run keeps none as its best.
+
+    The newest checkpoint knows of the evaluations before it. The one after it, of the run's end, counts besides, where its outcome is higher.
+    """
+    paths = _checkpoints(folder)
+    position = _read_position(paths[-1]) if paths else None
+    try:
+        best, done = position["best"][0], position["round"]
+        outcome, round = float(best["outcome"]), int(best["round"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    for file in files:
+        if file.phase == "evaluation" and file.round == done != round:
+            means = [mean for name in environments_of({}, [file]) if is_number(mean := file.figures.get(f"{name}/reward"))]
+            if means and sum(means) / len(means) > outcome:
+                return done
+    return round
 
 
 def _when(file: EpisodesFile) -> str:
@@ -133,12 +187,22 @@ def _when(file: EpisodesFile) -> str:
     return f"round {file.round}" if file.phase == "round" else f"cycle {file.round}, {file.phase}"
 
 
-def _position(path: pathlib.Path) -> str:
+def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted((folder / "checkpoints").glob("step_*/checkpoint.json"))
+
+
+def _read_position(path: pathlib.Path) -> dict[str, Any] | None:
+    """Where the run stood at a checkpoint; None where that cannot be read."""
     try:
         position = json.loads(path.read_text())["record"]["position"]
-        return f"step-{int(position['steps_before']) + int(position['steps'])}, {position['phase']} {int(position['round'])} done"
+        return position | {name: int(position[name]) for name in ("round", "steps", "steps_before")}
     except (OSError, ValueError, KeyError, TypeError):
-        return "damaged"
+        return None
+
+
+def _position(path: pathlib.Path) -> str:
+    position = _read_position(path)
+    return f"step-{position['steps_before'] + position['steps']}, {position.get('phase')} {position['round']} done" if position else "damaged"
 
 
 def _data(folder: pathlib.Path) -> str | None:

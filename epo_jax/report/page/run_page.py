@@ -14,7 +14,7 @@ import importlib.resources
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epo_jax.errors import UserError
@@ -72,8 +72,8 @@ class RunPage:
         config = origin.read_config(self.folder)
         unreadable: list[str] = []
         files = self._read_files(config, unreadable)
-        metrics = curves.Metrics.read(self.folder / "metrics.jsonl")
-        starts = origin.read_starts(self.folder)
+        metrics = curves.Metrics.read(self.folder / "metrics.jsonl", unreadable)
+        starts = origin.read_starts(self.folder, unreadable)
         rounds = metrics.rounds(files)
         evaluations = comparisons.of_run(files)
         data = {
@@ -87,13 +87,13 @@ class RunPage:
             "curves": curves.curves(metrics, files, starts),
             "rounds": _all_figures(rounds),
             "evaluations": [*evaluations, *comparisons.of_folders(self._evaluations)],
-            "health": health.health(rounds, files, evaluations, unreadable),
+            "health": health.health(rounds, files, evaluations, unreadable, asks_api=_asks_api(config)),
             "origin": origin.origin(self.folder, config, starts, metrics, files),
         }
         budget = 3 * (MOST_BYTES - 500_000) // 4 - len(compressed([file.rows for file in files]))  # 4 characters hold 3 bytes
         chosen = chosen_blocks(files, budget)
         blocks = [block for file, kept in zip(files, chosen, strict=True) for place, block in enumerate(file.blocks) if place in kept]
-        data["episodes"] = self._index(files, chosen)
+        data["episodes"] = self._index(files, chosen, origin.weights_after(self.folder, config, files))
         return _assemble([compressed(data), *blocks], watch)
 
     def fingerprint(self) -> str:
@@ -137,12 +137,20 @@ class RunPage:
             unreadable.append(f"{self._token_texts.unknown} strategies hold tokens that are not in the run's tokenizer, and are shown as text.")
         return files
 
-    def _index(self, files: Sequence[EpisodesFile], chosen: Sequence[set[int]]) -> dict[str, Any]:
+    def _index(self, files: Sequence[EpisodesFile], chosen: Sequence[set[int]], weights: Mapping[int, str]) -> dict[str, Any]:
         """Every episode's row, and where its conversation is: files have `first_block` and the `kept` ones of their blocks."""
-        first_block, listed = 1, []
+        first_block, listed, partner = 1, [], COLUMNS.index("partner")
         for file, kept in zip(files, chosen, strict=True):
             listed.append(
-                {"name": file.name, "phase": file.phase, "round": file.round, "rows": file.rows, "first_block": first_block, "kept": sorted(kept)}
+                {
+                    "name": file.name,
+                    "phase": file.phase,
+                    "round": file.round,
+                    "demonstrated": file.demonstrated,
+                    "rows": [[*row[:partner], origin.told_partner(row[partner], weights), *row[partner + 1 :]] for row in file.rows],
+                    "first_block": first_block,
+                    "kept": sorted(kept),
+                }
             )
             first_block += len(kept)
         texts = self._token_texts
@@ -156,6 +164,11 @@ def _all_figures(rounds: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "names": names,
         "rows": [[number, *(row[name] if curves.is_number(row.get(name)) else None for name in names)] for number, row in rounds.items()],
     }
+
+
+def _asks_api(config: Mapping[str, Any]) -> bool:
+    """Whether a model behind an API is the actor, the judge or the evaluator (partners.py)."""
+    return any(config.get(role) == "openai" for role in ("actor", "judge", "evaluator")) or config.get("judge") == "graded"
 
 
 def _state(path: pathlib.Path) -> tuple[int, int]:

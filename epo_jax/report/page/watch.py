@@ -1,9 +1,11 @@
-"""Serves a run's page to this machine alone, and a newer one when the run's files have changed."""
+"""Serves a run's page to this machine alone: whoever loads it gets what the files hold now, and a page that is open hears of what is complete."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import pathlib
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -22,21 +24,48 @@ class Watched:
     def __init__(self, page: RunPage, clock: Callable[[], float] = time.monotonic) -> None:
         self._page, self._clock = page, clock
         self._lock = asyncio.Lock()
-        self._version, self._html, self._made = "", "", -SECONDS_BETWEEN
+        self._version, self._files, self._html, self._made = "", "", "", -SECONDS_BETWEEN
 
-    async def newest(self) -> tuple[str, str]:
-        """(version, page). Raises `UserError` where there never was one to show; a run that is damaged meanwhile keeps the last that was."""
+    async def newest(self) -> str:
+        """The page. Raises `UserError` where there never was one to show; a run that is damaged meanwhile keeps the last that was."""
         async with self._lock:
-            version = await asyncio.to_thread(self._page.fingerprint)
-            if version != self._version and self._clock() - self._made >= SECONDS_BETWEEN:
-                try:
-                    self._html = await asyncio.to_thread(self._page.html, watch=version)
-                    self._version = version
-                except UserError:
-                    if not self._html:
-                        raise
-                self._made = self._clock()
-            return self._version, self._html
+            files = await asyncio.to_thread(self._page.fingerprint)
+            if files != self._files:
+                await self._make(await self._complete(), files)
+            return self._html
+
+    async def version(self) -> str:
+        """Changes with what is complete, and not with every episode that ends in between: a page that is open is loaded again for it."""
+        async with self._lock:
+            complete = await self._complete()
+            if complete != self._version:
+                await self._make(complete, await asyncio.to_thread(self._page.fingerprint))
+            return self._version
+
+    async def _complete(self) -> str:
+        return await asyncio.to_thread(complete_rows, self._page.folder / "metrics.jsonl")
+
+    async def _make(self, version: str, files: str) -> None:
+        """version, files: as they were before the page reads them, so that what changes meanwhile is seen afterwards."""
+        if self._clock() - self._made < SECONDS_BETWEEN:
+            return
+        try:
+            self._html = await asyncio.to_thread(self._page.html, watch=version)
+            self._version, self._files = version, files
+        except UserError:
+            if not self._html:
+                raise
+        self._made = self._clock()
+
+
+def complete_rows(metrics: pathlib.Path) -> str:
+    """Changes when a round, a cycle or an evaluation ends: when another row of `metrics.jsonl` is whole that is not of one step."""
+    try:
+        lines = metrics.read_bytes().splitlines(keepends=True)
+    except OSError:
+        lines = []
+    told = [line for line in lines if line.endswith(b"\n") and not line.startswith((b'{"kind": "step"', b'{"kind": "warm_start"'))]
+    return hashlib.sha256(b"".join(told)).hexdigest()[:16]
 
 
 @contextlib.asynccontextmanager
@@ -55,13 +84,13 @@ async def serving(watched: Watched, port: int) -> AsyncIterator[str]:
 
     async def page(request: web.Request) -> web.Response:
         try:
-            return web.Response(text=(await watched.newest())[1], content_type="text/html")
+            return web.Response(text=await watched.newest(), content_type="text/html")
         except UserError as error:
             return web.Response(text=f"{error}\n", status=503)
 
     async def version(request: web.Request) -> web.Response:
         try:
-            return web.Response(text=(await watched.newest())[0])
+            return web.Response(text=await watched.version())
         except UserError as error:
             return web.Response(text=f"{error}\n", status=503)
 

@@ -16,32 +16,48 @@ function besideView(parameters) {
     .split(",")
     .map((id) => episodeById.get(id))
     .filter((one) => others.includes(one));
-  const shown = asked.length ? asked : [...new Set([same[0], same.at(-1)])];
+  const shown = asked.length ? asked : twoOf(same);
   const toggles = el("div", { class: "toggles", role: "group", "aria-label": "Which episodes are shown" });
   for (const one of others) {
     const on = shown.includes(one);
     const next = others.filter((each) => (each === one ? !on : shown.includes(each))).slice(-MOST_BESIDE);
     const onclick = () => (location.hash = address("beside", { task: episode.id, shown: next.map((each) => each.id).join(",") }));
     toggles.append(
-      el("button", { type: "button", class: "toggle", "aria-pressed": String(on), onclick }, resultMark(one), besideName(one)),
+      el("button", { type: "button", class: "toggle", "aria-pressed": String(on), onclick }, resultMark(one), besideName(one, others, true)),
     );
   }
   view.append(
-    el("p", {}, el("a", { href: address("episodes", { open: episode.id }) }, "← back to the episode")),
+    el("p", { class: "away" }, el("a", { href: address("episodes", { open: episode.id }) }, "← back to the episode")),
     el("h2", {}, episode.task),
     toggles,
   );
   const place = el("div", { class: "beside", tabindex: 0, role: "region", "aria-label": "Episodes side by side" });
   view.append(place);
-  Promise.all(shown.map(conversationOf)).then((conversations) => drawBeside(place, shown, conversations));
+  view.drawn = Promise.all(shown.map(conversationOf)).then((conversations) => drawBeside(place, shown, others, conversations));
   return view;
 }
 
-function besideName(episode) {
-  return episode.seat === "agent" ? phaseName(episode.file) : `${phaseName(episode.file)}, seat ${episode.seat}`;
+// One of the first and one of the last round; where only one round has the task, the best and the worst of it by reward.
+function twoOf(same) {
+  if (same[0].file !== same.at(-1).file) return [same[0], same.at(-1)];
+  const scored = same.filter((one) => one.masked === null && one.reward !== null);
+  const [first, ...others] = sorted(scored.length ? scored : same, "best");
+  return others.length ? [first, others.at(-1)] : [first];
 }
 
-function drawBeside(place, shown, conversations) {
+// others: what it is to be told from; where a round has several of the task, their number tells them apart.
+function besideName(episode, others, withReward = false) {
+  const words = [phaseName(episode.file)];
+  if (episode.seat !== "agent") words.push(`seat ${episode.seat}`);
+  const alike = others.filter((one) => one.file === episode.file && one.seat === episode.seat);
+  if (alike.length > 1) {
+    words.push(`no. ${alike.indexOf(episode) + 1}`);
+    if (withReward && episode.reward !== null) words.push(`reward ${formatted(episode.reward, "hundredths")}`);
+  }
+  return words.join(", ");
+}
+
+function drawBeside(place, shown, others, conversations) {
   place.style.setProperty("--columns", shown.length);
   const known = conversations.filter(Boolean);
   shown.forEach((episode, index) => {
@@ -50,7 +66,7 @@ function drawBeside(place, shown, conversations) {
       "header",
       {},
       resultMark(episode),
-      el("a", { href: address("episodes", { open: episode.id }) }, besideName(episode)),
+      el("a", { href: address("episodes", { open: episode.id }) }, besideName(episode, others)),
       el("span", { class: "note" }, `reward ${formatted(episode.reward)}, ${episode.turns} turns`),
     );
     place.append(

@@ -71,6 +71,7 @@ function chart(spec, resumes, xName) {
   figure.draw = (width) => {
     scale = scales(spec, places, resumes, width);
     drawing.setAttribute("width", width);
+    drawing.setAttribute("viewBox", `0 0 ${width} ${CHART_HEIGHT}`); // on paper it is as wide as its place there
     hair = svg("line", { class: "hair", y1: MARGIN.top, y2: CHART_HEIGHT - MARGIN.bottom });
     drawing.replaceChildren(
       ...axes(scale, spec, width),

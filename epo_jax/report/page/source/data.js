@@ -81,7 +81,7 @@ async function searchedText(episode) {
 }
 
 function phaseName(file) {
-  if (file.phase === "round") return `round ${file.round}`;
+  if (file.phase === "round") return `round ${file.round}${file.demonstrated ? ", expert, demonstrations" : ""}`;
   if (file.phase === "inspection") return `cycle ${file.round}, inspected`;
   if (file.phase === "states") return `cycle ${file.round}, rewarded`;
   return file.round === 0 ? "held out, before" : `held out, after ${file.round}`;

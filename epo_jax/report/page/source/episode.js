@@ -105,7 +105,7 @@ async function episodeArticle(episode) {
     turns.replaceChildren(...conversation.turns.map((_, number) => turnItem(conversation, number, largest, roles)));
     legend.replaceChildren(tintLegend(conversation));
   }
-  if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw), legend));
+  if (conversation.turns.some((turn) => Array.isArray(turn.said))) article.append(el("div", { class: "bar" }, tintSwitch(redraw, conversation), legend));
   if (conversation.judge?.reasoning)
     article.append(el("section", { class: "reasoning" }, el("h4", {}, "The judge's reasons"), said(conversation.judge.reasoning)));
   if (conversation.first) article.append(line("Environment", said(conversation.first), "opening"));
@@ -122,7 +122,7 @@ function line(speaker, node, className = "") {
 // doer: who acts on it. judged: whether process rewards are a judge's picks, and not a discriminator's.
 function rolesOf(episode) {
   const judged = episode.judge !== null && episode.judge !== "discriminator";
-  if (episode.file.phase === "inspection") return { speaker: "Expert", doer: "Action", judged };
+  if (episode.file.phase === "inspection" || episode.actor === "expert") return { speaker: "Expert", doer: "Action", judged };
   return episode.actor === "policy" ? { speaker: "Policy", doer: "Action", judged } : { speaker: "Strategist", doer: "Actor", judged };
 }
 

@@ -25,6 +25,8 @@ function episodesView(parameters) {
   let found = [];
   let chosen = -1;
   let search = 0;
+  let closing = false; // on the way back to the list, perhaps with other filters than the episode was opened with
+  let place = [0, 0]; // how far the list and the page were scrolled when an episode covered the list
 
   const change = (name) => (event) => {
     state[name] = event.target.value;
@@ -101,12 +103,14 @@ function episodesView(parameters) {
     chosen = Math.max(0, Math.min(found.length - 1, index));
     reveal();
     drawRows();
-    if (opens) await open(found[chosen]);
+    if (opens) await open(found[chosen], !state.open);
   }
 
-  async function open(episode) {
+  // pushed: opened from the list alone, to which Back returns.
+  async function open(episode, pushed) {
+    if (!view.classList.contains("has-open")) place = [list.scrollTop, scrollY];
     state.open = episode.id;
-    remember();
+    remember(pushed);
     const article = await episodeArticle(episode);
     if (state.open !== episode.id) return; // another one was opened meanwhile
     opened.replaceChildren(el("button", { type: "button", class: "back", onclick: close }, "← all episodes"), article);
@@ -116,20 +120,45 @@ function episodesView(parameters) {
   }
 
   function close() {
+    const covered = getComputedStyle(list).display === "none";
     state.open = "";
-    remember();
     view.classList.remove("has-open");
     opened.replaceChildren(hint());
+    if (covered) {
+      list.scrollTop = place[0];
+      scrollTo(0, place[1]);
+      if (chosen >= 0) reveal();
+    }
     drawRows();
-    list.focus();
+    list.focus({ preventScroll: true });
+    closing = Boolean(history.state?.pushed);
+    if (closing) history.back();
+    else remember();
   }
 
-  function remember() {
-    replaceAddress(
-      "episodes",
-      Object.fromEntries(Object.entries(state).filter(([name, value]) => value && value !== { result: "all", order: "played" }[name])),
-    );
+  function told(values) {
+    return Object.fromEntries(Object.entries(values).filter(([name, value]) => value && value !== { result: "all", order: "played" }[name]));
   }
+
+  function remember(pushed = false) {
+    setAddress("episodes", told(state), pushed);
+  }
+
+  // Back and Forward between the list and an episode: true where the view could stay as it is.
+  view.follow = (name, parameters) => {
+    const id = parameters.get("open") ?? "";
+    if (name !== "episodes" || (id && !episodeById.has(id))) return false;
+    if (closing && !id) {
+      closing = false;
+      remember();
+    } else if (address(name, told({ ...state, open: id })) !== location.hash) return false;
+    else if (id) {
+      chosen = found.findIndex((episode) => episode.id === id);
+      open(episodeById.get(id), false);
+      drawRows();
+    } else close();
+    return true;
+  };
 
   list.addEventListener("scroll", drawRows, { passive: true });
   list.addEventListener("keydown", (event) => {
@@ -164,10 +193,10 @@ function episodesView(parameters) {
       ),
     );
   new ResizeObserver(drawRows).observe(list);
-  requestAnimationFrame(async () => {
+  view.drawn = new Promise(requestAnimationFrame).then(async () => {
     await filter();
     const episode = episodeById.get(state.open);
-    if (episode) await open(episode);
+    if (episode) await open(episode, false);
   });
   return view;
 }

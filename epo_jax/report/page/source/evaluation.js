@@ -10,7 +10,7 @@ function evaluationView() {
     el(
       "p",
       { class: "note" },
-      "Means over tasks with 95 % bootstrap intervals. Differences are to the table's first line, paired by task.",
+      "Means over tasks with 95 % bootstrap intervals. Differences are to the table's first line with figures, paired by task.",
     ),
   );
   for (const found of run.evaluations) view.append(el("h3", {}, found.title), evaluationTable(found));
@@ -38,7 +38,7 @@ function evaluationTable(found) {
       row.label,
       known ? intervalDrawing(row, highest) : "",
       formatted(row.mean, form),
-      known ? interval(row.low, row.high, form) : "–",
+      known ? interval(row.low, row.high, form) : "every episode failed",
       formatted(row.n, "count"),
       compared
         ? `${formatted(row.difference, points, true)}${row.shares ? " points" : ""} ${interval(row.difference_low, row.difference_high, points, true)}`

@@ -28,16 +28,19 @@ function address(name, parameters = {}) {
   return `#${name}${query ? `?${query}` : ""}`;
 }
 
-// The address of what is shown already, so that it can be kept, sent, and is there again after a reload.
-function replaceAddress(name, parameters) {
+// The address of what is shown already, so that it can be kept, sent, and is there again after a reload. pushed: Back leads to what was before.
+function setAddress(name, parameters, pushed = false) {
   shownAddress = address(name, parameters);
-  if (location.hash !== shownAddress) location.replace(shownAddress);
+  if (location.hash === shownAddress) return;
+  if (pushed) history.pushState({ pushed }, "", shownAddress);
+  else history.replaceState(history.state, "", shownAddress);
 }
 
 function show() {
   if (view && location.hash === shownAddress) return;
-  shownAddress = location.hash;
   const [name, query] = location.hash.slice(1).split("?");
+  if (view?.follow?.(name, new URLSearchParams(query ?? ""))) return;
+  shownAddress = location.hash;
   const known = Object.hasOwn(VIEWS, name) ? name : "overview";
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${known === "beside" ? "episodes" : known}`) link.setAttribute("aria-current", "page");

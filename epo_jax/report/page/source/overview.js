@@ -33,25 +33,33 @@ function standing() {
   const counts = {};
   for (const { phase, rows } of run.episodes.files) counts[phase] = (counts[phase] ?? 0) + rows.length;
   const total = run.run.rounds;
+  const demonstrated = run.episodes.files.some((file) => file.demonstrated && file.phase === "round");
+  const whose = counts.inspection ? "of the expert's, inspected; " : demonstrated ? "of the expert's, demonstrations; " : "";
   const tiles = [tile("Rounds done", String(run.run.done), run.origin.data ? "passes over recorded data" : total ? `of ${total}` : "")];
   tiles.push(
     tile(
       "Episodes",
       formatted((counts.round ?? 0) + (counts.inspection ?? 0), "count"),
-      `${counts.inspection ? "of the expert's, inspected; " : ""}${formatted(counts.evaluation ?? 0, "count")} more on held-out tasks`,
+      `${whose}${formatted(counts.evaluation ?? 0, "count")} more on held-out tasks`,
       address("episodes"),
     ),
   );
   for (const found of run.evaluations.filter((each) => !each.title.includes("bought")).slice(0, 4)) {
-    const [first, last] = [found.rows[0], found.rows.at(-1)];
+    const [first, newest] = [found.rows[0], found.rows.at(-1)];
+    const last = found.rows.findLast((row) => row.mean !== null);
     const form = first.shares ? "percent" : "number";
+    if (!last) {
+      tiles.push(tile(`${found.title}, held out`, "–", "every episode failed", address("evaluation"), true));
+      continue;
+    }
     let change = `95 % interval ${interval(last.low, last.high, form)}`;
     if (last.difference !== undefined) {
       const points = last.shares ? "points" : "number";
       const range = interval(last.difference_low, last.difference_high, points, true);
       change = `${formatted(last.difference, points, true)}${last.shares ? " points" : ""} ${range} since the first`;
     }
-    tiles.push(tile(`${found.title}, held out`, formatted(last.mean, form), change, address("evaluation")));
+    if (last !== newest) change = `${last.label}, ${change}; ${newest.label}: –, every episode failed`;
+    tiles.push(tile(`${found.title}, held out`, formatted(last.mean, form), change, address("evaluation"), last !== newest));
   }
   const warnings = run.health.warnings.length + run.health.unreadable.length;
   tiles.push(

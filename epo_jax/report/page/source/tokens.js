@@ -66,9 +66,15 @@ function addNumbers(token, logprob, weight) {
   if (weight !== null) token.append(el("small", {}, formatted(weight, "tiny", true)));
 }
 
-function tintSwitch(redraw) {
+// Whether any token has a log-probability: an expert's have none, as nobody sampled them.
+function hasLogprobs(conversation) {
+  return conversation.turns.some((turn) => turn.logprobs || turn.instead?.logprobs);
+}
+
+function tintSwitch(redraw, conversation) {
   const group = el("div", { class: "switch", role: "radiogroup", "aria-label": "Tint of the strategies' tokens" });
-  for (const [name, words] of Object.entries(TINTS)) {
+  const offered = Object.entries(TINTS).filter(([name]) => hasLogprobs(conversation) || (name !== "logprob" && name !== "numbers"));
+  for (const [name, words] of offered) {
     const input = el("input", { type: "radio", name: "tint", value: name, checked: name === tint });
     input.addEventListener("change", () => {
       tint = name;
@@ -80,6 +86,8 @@ function tintSwitch(redraw) {
 }
 
 function tintLegend(conversation) {
+  if (!hasLogprobs(conversation) && (tint === "logprob" || tint === "numbers"))
+    return el("p", { class: "legend" }, "These tokens have no log-probabilities: nobody sampled them.");
   if (tint === "logprob") {
     const samples = [0, -0.7, -1.5, -3].map((logprob) => {
       const sample = el("span", { class: "token unlikely" }, formatted(Math.exp(logprob), "percent").replace(/\.\d+/, ""));
