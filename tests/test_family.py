@@ -92,6 +92,7 @@ def test_ppo_stopped_in_the_middle_of_a_round_continues_to_the_same_weights(tmp_
     assert abs(steps[2]["reference_kl"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_cloning_in_rounds_reads_demonstrations_and_plays_nothing(tmp_path: pathlib.Path) -> None:
     run = Run(tiny(tmp_path / "run", **{"credit.estimator": "bc", "rounds": 2}), StopRequest())
     run.everything()

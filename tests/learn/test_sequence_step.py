@@ -100,6 +100,7 @@ def test_a_critic_reads_and_learns_on_split_rows(tmp_path) -> None:
     assert np.abs(found[0][1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_no_device_holds_the_activations_of_a_whole_row() -> None:
     """The largest array of the compiled pass is smaller than one vector of the model's width for each token of a row; scores [T,T] and gathered
     activations would be larger. (On one device they are there: the measure sees them.)"""
