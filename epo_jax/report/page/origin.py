@@ -15,7 +15,7 @@ import configs
 from configs.defaults import get_defaults
 from epo_jax.errors import UserError
 from epo_jax.report.page.comparisons import label
-from epo_jax.report.page.curves import Metrics, environments_of, is_number, read_rows
+from epo_jax.report.page.curves import Metrics, read_rows
 from epo_jax.report.page.episodes import COLUMNS, EpisodesFile
 from epo_jax.rollout import opponents
 from epo_jax.run_folder import flatten
@@ -155,30 +155,20 @@ def _lineage(folder: pathlib.Path, config: Mapping[str, Any], metrics: Metrics, 
     for done, path in sorted((done, path) for done, path in kept.items() if done is not None):
         found.append(["kept as an opponent", told_weights(done, known), str(path.relative_to(folder))])
     if (folder / "strategist").is_dir():
-        best = _best_round(folder, files)
+        best = _best_round(folder)
         told = "after the last round" if best is None else f"the best: {told_weights(best, known)}"
         found.append(["result", told, "strategist (a Hugging Face folder)"])
     return found
 
 
-def _best_round(folder: pathlib.Path, files: Sequence[EpisodesFile]) -> int | None:
-    """After how many rounds the weights were the best, which are what is exported; None where the run keeps none as its best.
-
-    The newest checkpoint knows of the evaluations before it. The one after it, of the run's end, counts besides, where its outcome is higher.
-    """
+def _best_round(folder: pathlib.Path) -> int | None:
+    """After how many rounds the exported weights, the best, were reached, by the newest checkpoint; None where the run keeps none as its best."""
     paths = _checkpoints(folder)
     position = _read_position(paths[-1]) if paths else None
     try:
-        best, done = position["best"][0], position["round"]
-        outcome, round = float(best["outcome"]), int(best["round"])
+        return int(position["best"][0]["round"])
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-    for file in files:
-        if file.phase == "evaluation" and file.round == done != round:
-            means = [mean for name in environments_of({}, [file]) if is_number(mean := file.figures.get(f"{name}/reward"))]
-            if means and sum(means) / len(means) > outcome:
-                return done
-    return round
 
 
 def _when(file: EpisodesFile) -> str:
